@@ -1,0 +1,1 @@
+"""Formulas of RLHF as pure functions of tensors; no model, no config, no loop."""

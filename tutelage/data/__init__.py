@@ -1,0 +1,1 @@
+"""From facts to token batches: packing, demonstrations, comparisons, prompt streams, imports. Knows no model."""

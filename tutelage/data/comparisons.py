@@ -1,0 +1,73 @@
+"""Rankings as training rows: every completion once, with its tier and the prompt that it answers.
+
+C completions, P prompts (rankings).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tutelage.data.batch import TokenBatch, collate
+from tutelage.errors import DataError
+from tutelage.types import Prompt, RankedGroup
+
+TokenIds = Callable[[Prompt, str], list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class RankedRows:
+    """One ranking in tokens. Example: ids [[5, 7, 2], [5, 8, 2]], tiers (1, 2)."""
+
+    ids: tuple[list[int], ...]
+    tiers: tuple[int, ...]
+    margin: float  # how much better the winner is, in the data's own unit; 0 where it says nothing
+    group: RankedGroup
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonBatch:
+    """Rankings side by side. `group_C` says which ranking a completion belongs to, counted from 0."""
+
+    batch: TokenBatch
+    tier_C: Tensor  # int64, 1 is best
+    group_C: Tensor  # int64
+    margin_P: Tensor  # float32
+    aspect_P: tuple[str, ...]
+
+    @property
+    def n_prompts(self) -> int:
+        return len(self.margin_P)
+
+
+def ranked_rows(groups: Sequence[RankedGroup], token_ids: TokenIds) -> tuple[list[RankedRows], int]:
+    """Rankings whose every text fits the model's window, and how many rankings did not.
+
+    Raises DataError when none is left.
+    """
+    rows = []
+    for group in groups:
+        try:
+            ids = tuple(token_ids(group.prompt, text) for text in group.texts)
+        except DataError:
+            continue
+        rows.append(RankedRows(ids, group.tiers, group.margin or 0.0, group))
+    if not rows:
+        raise DataError(
+            f"none of the {len(groups)} rankings can be used: each is longer than the reward model's window, or there is none. "
+            f"Collect or import comparisons first, or use a reward model with a longer window."
+        )
+    return rows, len(groups) - len(rows)
+
+
+def comparison_batch(rows: Sequence[RankedRows]) -> ComparisonBatch:
+    """Every completion of the rankings is one row, so each runs through the model once, however many pairs it is in."""
+    flat = [(ids, [False] * (len(ids) - 1) + [True]) for r in rows for ids in r.ids]
+    return ComparisonBatch(
+        collate(flat),
+        torch.tensor([t for r in rows for t in r.tiers]),
+        torch.tensor([i for i, r in enumerate(rows) for _ in r.ids]),
+        torch.tensor([r.margin for r in rows]),
+        tuple(r.group.aspect for r in rows),
+    )

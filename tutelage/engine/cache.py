@@ -1,0 +1,104 @@
+"""Keys and values of running sequences, one slot each, and the two layouts that fill and read them.
+
+S slots, N packed tokens, H query heads, G key heads, T positions, D head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from tutelage.model.attention import Packed
+
+ROUND = 32  # read lengths are rounded up to this, so that few shapes occur
+
+
+@dataclass(slots=True)
+class Prefix:
+    """What the prompt left behind: keys and values of each layer [G, T, D], and the logits [V] that follow it."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    logits_V: Tensor
+    length: int
+
+
+class PrefillLayout:
+    """Packed attention over whole prompts that also keeps their keys and values."""
+
+    def __init__(self, packed: Packed) -> None:
+        self.packed = packed
+        self.keys: list[Tensor] = []  # [N, G, D] a layer
+        self.values: list[Tensor] = []
+
+    def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
+        assert layer == len(self.keys), f"layer {layer} ran after {len(self.keys)} layers: the model skips or repeats one"
+        self.keys.append(key_GND)
+        self.values.append(value_GND)
+        return self.packed.attend(layer, query_HND, key_GND, value_GND, scaling)
+
+    def prefixes(self, logits_BV: Tensor) -> list[Prefix]:
+        """One prefix a prompt, in order."""
+        out = []
+        start = 0
+        for i, length in enumerate(self.packed.lengths):
+            span = slice(start, start + length)
+            out.append(Prefix([k[:, span] for k in self.keys], [v[:, span] for v in self.values], logits_BV[i], length))
+            start += length
+        return out
+
+
+class SlotCache:
+    """Static buffers. Running sequences lie in the first slots, side by side, so that a step reads one slice."""
+
+    def __init__(self, n_slots: int, capacity: int) -> None:
+        self.n_slots = n_slots
+        self.capacity = capacity  # positions a slot can hold
+        self._keys: list[Tensor] = []  # [S, G, T, D] a layer
+        self._values: list[Tensor] = []
+
+    def admit(self, slot: int, prefix: Prefix) -> None:
+        """Copies a prompt's keys and values into a slot."""
+        if not self._keys:
+            for k in prefix.keys:
+                shape = (self.n_slots, k.shape[0], self.capacity, k.shape[2])
+                self._keys.append(torch.zeros(shape, dtype=k.dtype, device=k.device))
+                self._values.append(torch.zeros(shape, dtype=k.dtype, device=k.device))
+        for layer, (k, v) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
+            self._keys[layer][slot, :, : prefix.length] = k
+            self._values[layer][slot, :, : prefix.length] = v
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Puts a running sequence into a slot that another one has left."""
+        for buffer in (*self._keys, *self._values):
+            buffer[target, :, :length] = buffer[source, :, :length]
+
+    def step(self, position_S: Tensor) -> "DecodeLayout":
+        """The layout of one new token in each of the first slots, at these positions."""
+        return DecodeLayout(self._keys, self._values, position_S, self.capacity)
+
+
+class DecodeLayout:
+    """One token a slot: writes its key and value, then reads everything up to it."""
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor], position_S: Tensor, capacity: int) -> None:
+        self._keys, self._values = keys, values
+        self._position_S = position_S
+        self._slot_S = torch.arange(len(position_S), device=position_S.device)
+        longest = int(position_S.max()) + 1
+        self._read = min(capacity, -(-longest // ROUND) * ROUND)
+        seen = torch.arange(self._read, device=position_S.device) <= position_S[:, None]
+        self._mask_S11T = seen[:, None, None, :]
+
+    def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
+        keys, values = self._keys[layer], self._values[layer]
+        keys[self._slot_S, :, self._position_S] = key_GND.transpose(0, 1).to(keys.dtype)
+        values[self._slot_S, :, self._position_S] = value_GND.transpose(0, 1).to(values.dtype)
+        n = len(self._slot_S)
+        key_SGTD, value_SGTD = keys[:n, :, : self._read], values[:n, :, : self._read]
+        groups = query_HND.shape[0] // key_GND.shape[0]
+        # Query heads that share a key head stand as extra queries of it, so no key is ever repeated.
+        query_SGRD = query_HND.transpose(0, 1).unflatten(1, (key_GND.shape[0], groups)).to(keys.dtype)
+        out_SGRD = scaled_dot_product_attention(query_SGRD, key_SGTD, value_SGTD, attn_mask=self._mask_S11T, scale=scaling)
+        return out_SGRD.flatten(1, 2).to(value_GND.dtype)

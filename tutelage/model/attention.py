@@ -1,0 +1,112 @@
+"""The attention that tutelage lends to `transformers`, so that any causal model runs on packed rows without padding.
+
+All tokens of a batch lie in one row [1, N]; a `Layout` says which of them belong together. Linear layers so compute
+real tokens only. Which architecture is running is not known here.
+
+N packed tokens, B sequences, T longest sequence, H query heads, G key heads, D head width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tutelage.errors import ModelError
+
+NAME = "tutelage"
+
+
+class Layout(Protocol):
+    """Which packed tokens see which others."""
+
+    def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
+        """One layer's attention over the row. Returns [N, H, D]."""
+        ...
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout,
+    scaling: float,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What `transformers` calls in each layer: query [1, H, N, D], key and value [1, G, N, D] -> [1, N, H, D].
+
+    Raises ModelError for attention that the layouts do not compute: soft caps and sinks. A sliding window is checked
+    against the length when the model is loaded (`load.py`).
+    """
+    if softcap is not None or s_aux is not None:
+        raise ModelError(
+            "this model caps its attention logits or uses attention sinks, which tutelage does not compute. "
+            "Use a model of the Llama, Mistral, Qwen2, Qwen3, GPT-2 or GPT-NeoX kind."
+        )
+    if dropout:
+        raise ModelError(
+            f"attention dropout is {dropout}, but two forward passes of one batch must agree. Load models through "
+            f"tutelage.model.load, which sets every dropout to 0."
+        )
+    out_NHD = layout.attend(module.layer_idx, query[0], key[0], value[0], scaling)  # type: ignore[arg-type]
+    return out_NHD.unsqueeze(0), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
+
+
+class Packed:
+    """Sequences side by side in one row, each seeing itself alone, causally (or in full, for encoders of our own).
+
+    Attention runs on right-padded blocks, where causality alone keeps real tokens from seeing padding: no mask tensor.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, causal: bool = True, device: torch.device | None = None) -> None:
+        self.lengths = list(lengths)
+        self.causal = causal
+        length_B = torch.tensor(self.lengths, device=device)
+        self.n_rows, self.longest = len(self.lengths), int(length_B.max())
+        step_T = torch.arange(self.longest, device=device)
+        is_token_BT = step_T < length_B[:, None]
+        self.flat_N = is_token_BT.flatten().nonzero().squeeze(1)  # where each packed token lies in [B * T]
+        self.position_N = step_T.expand(self.n_rows, -1).flatten()[self.flat_N]
+        self.is_even = len(self.flat_N) == self.n_rows * self.longest
+
+    def pack(self, x_BT: Tensor) -> Tensor:
+        """[B, T, ...] -> [N, ...]: drops the padding."""
+        return x_BT.flatten(0, 1)[self.flat_N]
+
+    def unpack(self, x_N: Tensor) -> Tensor:
+        """[N, ...] -> [B, T, ...], zero on the padding."""
+        if self.is_even:
+            return x_N.reshape(self.n_rows, self.longest, *x_N.shape[1:])
+        flat = x_N.new_zeros(self.n_rows * self.longest, *x_N.shape[1:])
+        return flat.index_copy(0, self.flat_N, x_N).view(self.n_rows, self.longest, *x_N.shape[1:])
+
+    def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
+        n_groups = query_HND.shape[0] // key_GND.shape[0]
+        query_BHTD, key_BHTD, value_BHTD = (
+            self.unpack(x.transpose(0, 1)).transpose(1, 2)
+            for x in (query_HND.to(value_GND.dtype), key_GND.to(value_GND.dtype), value_GND)
+        )
+        if n_groups > 1:
+            key_BHTD = key_BHTD.repeat_interleave(n_groups, dim=1)
+            value_BHTD = value_BHTD.repeat_interleave(n_groups, dim=1)
+        if self.causal or self.is_even:
+            seen = None
+        else:
+            length_B = torch.tensor(self.lengths, device=query_HND.device)
+            seen = (torch.arange(self.longest, device=query_HND.device) < length_B[:, None])[:, None, None, :]
+        out_BHTD = scaled_dot_product_attention(
+            query_BHTD, key_BHTD, value_BHTD, attn_mask=seen, is_causal=self.causal, scale=scaling
+        )
+        return self.pack(out_BHTD.transpose(1, 2))

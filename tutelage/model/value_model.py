@@ -1,0 +1,49 @@
+"""The critic: a value for every token that the policy writes, of what the policy knew before it wrote it.
+
+B rows, T tokens, N packed tokens, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.model.attention import Packed
+from tutelage.model.causal import CausalModel
+from tutelage.model.reward_model import RewardModel
+
+
+class ValueModel(nn.Module):
+    """A causal backbone and a scalar head."""
+
+    def __init__(self, backbone: CausalModel) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def from_reward(cls, reward: RewardModel) -> "ValueModel":
+        """Starts as the reward model: at the last token of an answer, the value is the score (Ouyang et al. 2022, 3.5)."""
+        assert isinstance(reward.backbone, CausalModel), "a critic reads token by token, so it starts from a causal reward model"
+        model = cls(reward.backbone)
+        gain, shift, weight_A = (reward.get_buffer(n) for n in ("gain", "shift", "weight_A"))
+        with torch.no_grad():
+            model.head.weight.copy_((gain * weight_A) @ reward.head.weight)
+            model.head.bias.copy_(gain * (weight_A * reward.head.bias).sum() + shift)
+        return model
+
+    def at_tokens(self, token_BT: Tensor, length_B: Tensor) -> Tensor:
+        """What the head reads at every token [B, T], that token included; 0 beyond the length."""
+        packed = Packed(length_B.tolist(), device=token_BT.device)
+        hidden_ND = self.backbone.hidden(packed.pack(token_BT[:, : packed.longest]), packed.position_N, packed)
+        return _widen(packed.unpack(self.head(hidden_ND.float()).squeeze(-1)), token_BT.shape[1])
+
+    def before_tokens(self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor) -> Tensor:
+        """Value [B, T] of the state in which each masked token was chosen: read one token earlier; 0 off the mask."""
+        at_BT = self.at_tokens(token_BT, length_B)
+        before_BT = torch.cat([torch.zeros_like(at_BT[:, :1]), at_BT[:, :-1]], dim=1)
+        return torch.where(mask_BT, before_BT, 0.0)
+
+
+def _widen(x_BT: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(x_BT, (0, width - x_BT.shape[1]))

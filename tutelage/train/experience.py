@@ -1,0 +1,120 @@
+"""Rollouts with everything that an update needs: scores, penalties, old and reference log-probabilities. No algorithm.
+
+B rollouts, T tokens. Log-probabilities in nats, rewards in the reward model's normalised unit.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tutelage.algo.advantage import ess_fraction, importance_weight
+from tutelage.algo.kl import k1, k3
+from tutelage.algo.masked import masked_mean
+from tutelage.data.batch import Rollouts
+from tutelage.errors import ConfigError, TrainingError
+from tutelage.train.machines import Reference, Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnfinishedConfig:
+    """What an answer earns that was cut at the length limit, or that is empty."""
+
+    mode: Literal["auto", "replace", "subtract", "mask"] = "auto"
+    value: float = 1.0  # `replace` scores -value; `subtract` takes it off; `auto` scores min(-value, 5 % quantile of finished - 1)
+
+    def __post_init__(self) -> None:
+        if self.value < 0:
+            raise ConfigError(f"unfinished.value = {self.value}, but that would reward answers without an end. Set it to 0 or more.")
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """One step's rollouts, made ready. Nothing in it carries a gradient."""
+
+    rollouts: Rollouts
+    score_B: Tensor  # as the reward model gave it
+    reward_B: Tensor  # after the penalty for unfinished answers
+    mask_BT: Tensor  # bool, tokens that are trained
+    logp_BT: Tensor  # of the policy before the update, by the learner's own pass
+    entropy_BT: Tensor
+    ref_logp_BT: Tensor
+    weight_BT: Tensor  # truncated importance weights learner / sampler
+
+    @property
+    def kl_B(self) -> Tensor:
+        """k1 estimate of each sequence's divergence from the reference."""
+        return torch.where(self.mask_BT, k1(self.logp_BT, self.ref_logp_BT), 0.0).sum(dim=1)
+
+
+def gather(
+    rollouts: Rollouts,
+    *,
+    logp: tuple[Tensor, Tensor],
+    reference: Reference,
+    score: Score,
+    unfinished: UnfinishedConfig,
+    weight_cap: float,
+) -> Experience:
+    """Scores rollouts and recomputes their log-probabilities. Raises TrainingError for a score that is not finite."""
+    score_B = score(rollouts.prompts, rollouts.texts)
+    if not bool(torch.isfinite(score_B).all()):
+        bad = int((~torch.isfinite(score_B)).nonzero()[0])
+        raise TrainingError(
+            f"the reward of rollout {bad} is {float(score_B[bad])}: {rollouts.texts[bad]!r}. A reward model whose scores are not "
+            f"finite cannot teach; look at its training, and train it again."
+        )
+    logp_BT, entropy_BT = logp
+    has_words_B = torch.tensor([bool(t) for t in rollouts.texts])
+    reward_B, mask_BT = penalise(score_B, rollouts.finished_B & has_words_B, rollouts.batch.mask_BT, unfinished)
+    return Experience(
+        rollouts, score_B, reward_B, mask_BT, logp_BT, entropy_BT, reference.logp(rollouts.batch),
+        importance_weight(logp_BT, rollouts.sampler_logp_BT, rollouts.batch.mask_BT, cap=weight_cap),
+    )  # fmt: skip
+
+
+def penalise(score_B: Tensor, good_B: Tensor, mask_BT: Tensor, cfg: UnfinishedConfig) -> tuple[Tensor, Tensor]:
+    """Reward [B] and trained tokens [B, T] after dealing with unfinished answers (`good_B` False)."""
+    if cfg.mode == "mask":
+        return score_B, mask_BT & good_B[:, None]
+    if cfg.mode == "subtract":
+        return torch.where(good_B, score_B, score_B - cfg.value), mask_BT
+    low = -cfg.value
+    if cfg.mode == "auto" and bool(good_B.any()):
+        # Below what bad finished answers earn, or never ending would be a way out.
+        low = min(low, float(score_B[good_B].quantile(0.05)) - 1.0)
+    return torch.where(good_B, score_B, low), mask_BT
+
+
+def describe(e: Experience) -> dict[str, float]:
+    """What the monitor and the log are told about a batch of rollouts."""
+    mask_BT, n = e.rollouts.batch.mask_BT, len(e.rollouts)
+    length_B = mask_BT.sum(dim=1).float()
+    kl_B = e.kl_B
+    gap_BT = (e.logp_BT - e.rollouts.sampler_logp_BT).abs()
+    group_PG = e.reward_B.view(-1, e.rollouts.group)
+    unique = [len(set(e.rollouts.texts[i : i + e.rollouts.group])) for i in range(0, n, e.rollouts.group)]
+    return {
+        "score": float(e.score_B.mean()),
+        "score_std": float(e.score_B.std(unbiased=False)),
+        "reward": float(e.reward_B.mean()),
+        "kl": float(kl_B.mean()),
+        "kl_se": float(kl_B.std() / n**0.5) if n > 1 else 0.0,
+        "kl_k3": float(torch.where(mask_BT, k3(e.logp_BT, e.ref_logp_BT), 0.0).sum(dim=1).mean()),
+        "entropy": float(masked_mean(e.entropy_BT, mask_BT)),
+        "length": float(length_B.mean()),
+        "unfinished": float((~e.rollouts.finished_B).float().mean()),
+        "empty": float(sum(not t for t in e.rollouts.texts)),
+        "unique": sum(unique) / n,
+        "zero_std_groups": float((group_PG.std(dim=1, unbiased=False) < 1e-6).float().mean()) if e.rollouts.group > 1 else 0.0,
+        "length_corr": _correlation(e.score_B, length_B),
+        "mismatch_mean": float(masked_mean(gap_BT, mask_BT)),
+        "mismatch_max": float(torch.where(mask_BT, gap_BT, 0.0).max()),
+        "ess": float(ess_fraction(e.logp_BT - e.rollouts.sampler_logp_BT, mask_BT)),
+    }
+
+
+def _correlation(a_B: Tensor, b_B: Tensor) -> float:
+    spread = float(a_B.std() * b_B.std()) if len(a_B) > 1 else 0.0
+    return float(((a_B - a_B.mean()) * (b_B - b_B.mean())).mean()) / spread if spread > 1e-9 else 0.0

@@ -1,0 +1,160 @@
+"""The machine that learns: one module, one optimiser, microbatches by tokens. Knows no algorithm.
+
+B rows, T tokens, C channels of a module's output (a policy gives log-probability and entropy, a critic its value).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.batch import TokenBatch
+from tutelage.data.packing import microbatches
+from tutelage.errors import ConfigError, TrainingError
+from tutelage.train.optim import OptimConfig, build_adamw, load_moments, lr_at, moments
+
+# (output [b, T, C], indices [b] of these rows in the whole batch) -> loss [], metrics []; joined over microbatches.
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+Forward = Callable[[TokenBatch], Tensor]
+
+LARGEST = "max_"  # metrics of this prefix are joined by their maximum, all others by their sum
+MAX_SKIPPED = 3  # updates in a row that may be skipped for a value that is not finite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeConfig:
+    """How a pass is computed; none of it changes what is computed, beyond rounding."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the passes; weights and moments stay float32
+    microbatch_tokens: int = 8192  # bounds memory
+
+    def __post_init__(self) -> None:
+        if self.microbatch_tokens < 1:
+            raise ConfigError(
+                f"microbatch_tokens = {self.microbatch_tokens}, but a pass needs at least one token. 8192 is usual."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One part of an update: these rows of this batch under this loss."""
+
+    batch: TokenBatch
+    rows: Tensor
+    loss: Loss
+    together: Tensor | None = None  # [B]; rows with the same number are never cut apart (completions of one prompt)
+
+    def parts(self, max_tokens: int) -> list[Tensor]:
+        """Microbatches, as positions in `rows`."""
+        length_b = self.batch.length_B[self.rows]
+        if self.together is None:
+            return microbatches(length_b.tolist(), max_tokens)
+        unit_b = self.together[self.rows].unique(return_inverse=True)[1]
+        per_unit = torch.zeros(int(unit_b.max()) + 1, dtype=torch.int64).index_add(0, unit_b, length_b)
+        return [torch.isin(unit_b, units).nonzero().squeeze(1) for units in microbatches(per_unit.tolist(), max_tokens)]
+
+
+def _join(name: str, a: float, b: float) -> float:
+    return max(a, b) if name.startswith(LARGEST) else a + b
+
+
+class Learner:
+    """Steps a module on sums of losses. Every denominator is inside the losses, so cutting never changes the result."""
+
+    def __init__(
+        self, module: nn.Module, forward: Forward, *, optim: OptimConfig, compute: ComputeConfig, total_steps: int,
+        ema_decay: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.module = module
+        self._forward = forward
+        self._optim = optim
+        self._compute = compute
+        self._total_steps = total_steps
+        self.named = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._adamw = build_adamw(self.named, optim)
+        self.n_steps = 0
+        self._skipped_in_a_row = 0
+        self._ema_decay = ema_decay
+        self.ema = {n: p.detach().clone() for n, p in self.named.items()} if ema_decay else {}
+
+    def _pass(self, batch: TokenBatch) -> Tensor:
+        device = next(self.module.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._compute.precision == "bf16"):
+            return self._forward(
+                TokenBatch(batch.token_BT.to(device), batch.length_B.to(device), batch.mask_BT.to(device))
+            ).float()
+
+    @torch.no_grad()
+    def infer(self, batch: TokenBatch) -> Tensor:
+        """The module's output [B, T, C] without gradient, by the same microbatches that training would use."""
+        out: list[tuple[Tensor, Tensor]] = []
+        for rows in microbatches(batch.length_B.tolist(), self._compute.microbatch_tokens):
+            out.append((rows, self._pass(batch.rows(rows)).cpu()))
+        whole = torch.empty(len(batch), *out[0][1].shape[1:])
+        for rows, part in out:
+            whole[rows] = part
+        return whole
+
+    def step(self, terms: Sequence[Term]) -> dict[str, float]:
+        """One update on the sum of the terms. Returns their summed metrics, the loss, the gradient norm and the lr.
+
+        An update whose loss or gradient is not finite is skipped and counted; raises TrainingError after
+        MAX_SKIPPED of them in a row.
+        """
+        lr = lr_at(self._optim, self.n_steps, self._total_steps)
+        for group in self._adamw.param_groups:
+            group["lr"] = lr
+        self._adamw.zero_grad(set_to_none=True)
+        metrics: dict[str, float] = {}
+        for term in terms:
+            for part in term.parts(self._compute.microbatch_tokens):
+                rows = term.rows[part]
+                loss, seen = term.loss(self._pass(term.batch.rows(rows)), rows)
+                loss.backward()  # type: ignore[no-untyped-call]
+                for name, value in {"loss": loss, **seen}.items():
+                    metrics[name] = _join(name, metrics[name], float(value.detach())) if name in metrics else float(value.detach())
+        norm = nn.utils.clip_grad_norm_(self.named.values(), self._optim.grad_clip)
+        metrics |= {"grad_norm": float(norm), "lr": lr, "skipped": 0.0}
+        if not (torch.isfinite(norm) and all(v == v and abs(v) != float("inf") for v in metrics.values())):
+            return self._skip(metrics)
+        self._skipped_in_a_row = 0
+        self._adamw.step()
+        self.n_steps += 1
+        for name, average in self.ema.items():
+            average.lerp_(self.named[name].detach(), 1 - self._ema_decay)
+        return metrics
+
+    def _skip(self, metrics: dict[str, float]) -> dict[str, float]:
+        self._adamw.zero_grad(set_to_none=True)
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MAX_SKIPPED:
+            raise TrainingError(
+                f"loss {metrics['loss']:g} and gradient norm {metrics['grad_norm']:g} at update {self.n_steps}: not finite "
+                f"{MAX_SKIPPED} times in a row, so the weights would be lost. Nothing of this update was kept. "
+                f"Lower the learning rate, or look for empty or broken rows in the data."
+            )
+        return {**metrics, "skipped": 1.0}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next update depends on, as named tensors (clones)."""
+        named = {f"weights/{n}": p.detach() for n, p in self.named.items()}
+        kept = {f"moments/{n}": t for n, t in moments(self._adamw, self.named).items()}
+        average = {f"ema/{n}": t for n, t in self.ema.items()}
+        steps = {"n_steps": torch.tensor(self.n_steps)}
+        return {k: v.clone() for k, v in {**named, **kept, **average, **steps}.items()}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`: the next update is the one that would have come."""
+        for name, p in self.named.items():
+            p.copy_(state[f"weights/{name}"])
+        load_moments(
+            self._adamw,
+            self.named,
+            {k.removeprefix("moments/"): v for k, v in state.items() if k.startswith("moments/")},
+        )
+        for name, average in self.ema.items():
+            average.copy_(state[f"ema/{name}"])
+        self.n_steps = int(state["n_steps"])

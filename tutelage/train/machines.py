@@ -1,0 +1,109 @@
+"""What the RL loops need, as protocols, and the actor-critic that steps policy and critic. Knows no algorithm.
+
+B rollouts, T tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tutelage.data.batch import Rollouts, TokenBatch
+from tutelage.model.causal import CausalModel
+from tutelage.model.lora import Adapter
+from tutelage.model.value_model import ValueModel
+from tutelage.train.learner import ComputeConfig, Learner, Loss, Term
+from tutelage.train.optim import OptimConfig
+from tutelage.types import Prompt
+
+
+class Sampler(Protocol):
+    """Writes completions with the newest weights that it was given."""
+
+    def sample(self, prompts: Sequence[Prompt], *, n: int, step: int) -> Rollouts: ...
+    def load(self, version: int) -> None: ...
+
+
+class Policy(Protocol):
+    """Log-probabilities and updates of the policy."""
+
+    def logp(self, batch: TokenBatch) -> tuple[Tensor, Tensor]: ...
+    def step(self, terms: Sequence[Term]) -> dict[str, float]: ...
+
+
+class ActorCritic(Protocol):
+    """A policy and its critic."""
+
+    def logp(self, batch: TokenBatch) -> tuple[Tensor, Tensor]: ...
+    def values(self, batch: TokenBatch) -> Tensor: ...
+    def step(
+        self, batch: TokenBatch, rows: Tensor, policy_loss: Loss, value_loss: Loss, *, extra: Sequence[Term], train_policy: bool
+    ) -> dict[str, float]: ...
+
+
+class Reference(Protocol):
+    """The policy that RL started from."""
+
+    def logp(self, batch: TokenBatch) -> Tensor: ...
+
+
+class Score(Protocol):
+    """Reward [B] of finished texts; no gradient."""
+
+    def __call__(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor: ...
+
+
+def policy_learner(
+    model: CausalModel, *, temperature: float, optim: OptimConfig, compute: ComputeConfig, total_steps: int, ema_decay: float = 0.0
+) -> Learner:
+    """Output channels: log-probability and entropy of each trained token, at the sampling temperature."""
+
+    def forward(batch: TokenBatch) -> Tensor:
+        return torch.stack(model.logp(batch.token_BT, batch.length_B, batch.mask_BT, temperature=temperature), dim=-1)
+
+    return Learner(model, forward, optim=optim, compute=compute, total_steps=total_steps, ema_decay=ema_decay)
+
+
+def critic_learner(model: ValueModel, *, optim: OptimConfig, compute: ComputeConfig, total_steps: int) -> Learner:
+    """Output channel: the value before each trained token."""
+
+    def forward(batch: TokenBatch) -> Tensor:
+        return model.before_tokens(batch.token_BT, batch.length_B, batch.mask_BT).unsqueeze(-1)
+
+    return Learner(model, forward, optim=optim, compute=compute, total_steps=total_steps)
+
+
+class LearnerPolicy:
+    """A policy on one learner."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+
+    def logp(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        out_BTC = self.learner.infer(batch)
+        return out_BTC[..., 0], out_BTC[..., 1]
+
+    def step(self, terms: Sequence[Term]) -> dict[str, float]:
+        return self.learner.step(terms)
+
+
+class SeparateActorCritic(LearnerPolicy):
+    """Two networks, two optimisers: the critic cannot harm the language model."""
+
+    def __init__(self, policy: Learner, critic: Learner) -> None:
+        super().__init__(policy)
+        self.critic = critic
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        return self.critic.infer(batch)[..., 0]
+
+    def step(  # type: ignore[override]
+        self, batch: TokenBatch, rows: Tensor, policy_loss: Loss, value_loss: Loss, *, extra: Sequence[Term], train_policy: bool
+    ) -> dict[str, float]:
+        """One update of the critic and, unless it is still warming up, one of the policy."""
+        critic = self.critic.step([Term(batch, rows, lambda out, r: value_loss(out[..., 0], r))])
+        renamed = {f"value_{k}" if k in ("loss", "grad_norm", "lr", "skipped") else k: v for k, v in critic.items()}
+        if not train_policy:
+            return renamed
+        return renamed | self.learner.step([Term(batch, rows, policy_loss), *extra])

@@ -1,0 +1,115 @@
+"""Learning a reward from rankings: all pairs of a prompt in one batch element, ties by their own likelihood.
+
+C completions, M pairs, A aspects. Scores are in nats of log-odds until they are normalised.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tutelage.algo.preference_loss import all_pairs, davidson_nll, pair_nll, plackett_luce_nll, rao_kupper_nll, strict_pairs
+from tutelage.data.batch import TokenBatch
+from tutelage.data.comparisons import ComparisonBatch, RankedRows, comparison_batch
+from tutelage.data.sft import epoch_batches
+from tutelage.errors import ConfigError
+from tutelage.model.reward_model import RewardModel
+from tutelage.train.learner import ComputeConfig, Learner, Loss, Term
+from tutelage.train.optim import OptimConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardConfig:
+    """How rankings become a loss."""
+
+    epochs: int = 1  # more than one overfits: each comparison is seen by heart (Ouyang et al. 2022, C.2)
+    prompts_per_step: int = 32
+    likelihood: Literal["pairs", "plackett_luce"] = "pairs"
+    ties: Literal["davidson", "rao_kupper", "half", "drop"] = "davidson"
+    smoothing: float = 0.0  # chance that a label is the wrong way round
+    margin_scale: float = 0.0  # score by which the winner should lead, per unit of the data's margin
+    save_every: int = 50  # updates
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 0.5:
+            raise ConfigError(f"reward.smoothing = {self.smoothing}, but at one half a label says nothing. Set it to 0 or more and below 0.5.")
+        if self.likelihood == "plackett_luce" and (self.smoothing or self.margin_scale):
+            raise ConfigError(
+                "reward.smoothing and reward.margin_scale are defined on pairs, but reward.likelihood = 'plackett_luce' ranks all at "
+                "once. Set both to 0, or the likelihood to 'pairs'."
+            )
+
+
+def reward_learner(model: RewardModel, *, optim: OptimConfig, compute: ComputeConfig, total_steps: int) -> Learner:
+    """A learner whose output is each row's raw score by aspect [B, A]."""
+
+    def forward(batch: TokenBatch) -> Tensor:
+        return model.heads(batch.token_BT, batch.length_B)
+
+    return Learner(model, forward, optim=optim, compute=compute, total_steps=total_steps)
+
+
+def ranking_loss(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel) -> Loss:
+    """The loss of whole rankings; a microbatch may hold any of them, since every weight is over the whole batch."""
+    aspect_C = torch.tensor([list(model.aspects).index(a) for a in data.aspect_P])[data.group_C]
+    strict_P = torch.zeros(data.n_prompts, dtype=torch.bool)
+    strict_P[data.group_C[strict_pairs(data.tier_C, data.group_C)[0]]] = True
+    n_prompts = strict_P.sum() if cfg.ties == "drop" else data.n_prompts
+
+    def loss(raw_cA: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        score_c = raw_cA.gather(1, aspect_C[rows, None].to(raw_cA.device)).squeeze(1)
+        tier_c, group_c = data.tier_C[rows], data.group_C[rows]
+        if cfg.likelihood == "plackett_luce":
+            return plackett_luce_nll(score_c, tier_c, group_c, n_prompts=n_prompts), {}
+        if cfg.ties == "drop":
+            i_M, j_M, weight_M = strict_pairs(tier_c, group_c, n_prompts=n_prompts)
+            outcome_M = torch.ones_like(i_M)
+        else:
+            i_M, j_M, outcome_M, weight_M = all_pairs(tier_c, group_c, n_prompts=n_prompts)
+        margin_M = score_c[i_M] - score_c[j_M] - cfg.margin_scale * outcome_M * data.margin_P[group_c[i_M]]
+        nll_M = (1 - cfg.smoothing) * _nll(cfg, margin_M, outcome_M, model.log_tie)
+        if cfg.smoothing:
+            nll_M = nll_M + cfg.smoothing * _nll(cfg, margin_M, -outcome_M, model.log_tie)
+        right_M = torch.where(outcome_M == 0, 0.5, ((score_c[i_M] - score_c[j_M]) * outcome_M > 0).float())
+        return (weight_M * nll_M).sum(), {"accuracy": (weight_M * right_M).sum()}
+
+    return loss
+
+
+def _nll(cfg: RewardConfig, margin_M: Tensor, outcome_M: Tensor, log_tie: Tensor) -> Tensor:
+    if cfg.ties == "davidson":
+        return davidson_nll(margin_M, outcome_M, log_tie)
+    if cfg.ties == "rao_kupper":
+        return rao_kupper_nll(margin_M, outcome_M, log_tie)
+    tie_M = 0.5 * (pair_nll(margin_M) + pair_nll(-margin_M))
+    return torch.where(outcome_M == 0, tie_M, pair_nll(torch.where(outcome_M < 0, -margin_M, margin_M)))
+
+
+def run(
+    cfg: RewardConfig,
+    *,
+    rows: Sequence[RankedRows],
+    model: RewardModel,
+    learner: Learner,
+    seed: int,
+    log: Callable[[int, dict[str, float]], None],
+    save: Callable[[int], None],
+) -> None:
+    """Reads the rankings `cfg.epochs` times, from the learner's own step on."""
+    batches = epoch_batches(len(rows), cfg.prompts_per_step, epochs=cfg.epochs, seed=seed)
+    while learner.n_steps < len(batches):
+        step = learner.n_steps
+        data = comparison_batch([rows[i] for i in batches[step]])
+        everything = torch.arange(len(data.batch))
+        term = Term(data.batch, everything, ranking_loss(cfg, data, model), together=data.group_C)
+        metrics = learner.step([term])
+        log(step, {**metrics, "tokens": float(data.batch.length_B.sum()), "log_tie": float(model.log_tie.detach())})
+        if (step + 1) % cfg.save_every == 0:
+            save(step + 1)
+
+
+def n_steps(cfg: RewardConfig, n_rows: int) -> int:
+    """Updates of a whole run."""
+    return cfg.epochs * -(-n_rows // cfg.prompts_per_step)
