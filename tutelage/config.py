@@ -81,11 +81,17 @@ def _override(table: dict[str, Any], text: str) -> None:
     table[last] = parsed
 
 
-def _fields(kind: Any) -> dict[str, Any] | None:
-    """Names and types of a dataclass's settings; None for anything else. Looks through `X | None`."""
+def _inner(kind: Any) -> Any:
+    """The X of `X | None`; any other type as it is."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         inner = [a for a in typing.get_args(kind) if a is not type(None)]
-        kind = inner[0] if len(inner) == 1 else None
+        return inner[0] if len(inner) == 1 else None
+    return kind
+
+
+def _fields(kind: Any) -> dict[str, Any] | None:
+    """Names and types of a dataclass's settings; None for anything else. Looks through `X | None`."""
+    kind = _inner(kind)
     if not dataclasses.is_dataclass(kind):
         return None
     hints = typing.get_type_hints(kind)
@@ -99,13 +105,14 @@ def _check_keys(kind: Any, table: Mapping[str, Any], where: str, prefix: str) ->
     for key, value in table.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise ConfigError(f"{where}: unknown key '{prefix}{key}'; did you mean '{prefix}{near[0]}'?")
+            mend = f"did you mean '{prefix}{near[0]}'?" if near else "there is nothing to set here."
+            raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {mend}")
         if isinstance(value, Mapping):
             _check_keys(known[key], value, where, f"{prefix}{key}.")
-        elif isinstance(value, list) and typing.get_args(known[key]):
+        elif isinstance(value, list) and (item_kinds := typing.get_args(_inner(known[key]))):
             for i, item in enumerate(value):
                 if isinstance(item, Mapping):
-                    _check_keys(typing.get_args(known[key])[0], item, where, f"{prefix}{key}[{i}].")
+                    _check_keys(item_kinds[0], item, where, f"{prefix}{key}[{i}].")
 
 
 def _explain(error: dict[str, Any]) -> str:

@@ -56,11 +56,8 @@ def _open_board(folder: Path) -> Any:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics file. A last line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
-    return rows
+    with path.open(encoding="utf-8", newline="\n") as f:
+        return [json.loads(line) for line in f if line.endswith("\n")]
 
 
 class Progress:

@@ -10,10 +10,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+
+from safetensors import SafetensorError
 
 from tutelage.errors import CorruptError, DiskError, RunInUseError
 
@@ -40,27 +43,38 @@ def disk_errors(what: str) -> Iterator[None]:
     """Turns a full or failing disk into one clear message. The write is never tried again: after an error it is lost."""
     try:
         yield
-    except OSError as e:
-        # A serialisation library may wrap the number away; its text still says it.
-        full = e.errno == errno.ENOSPC or "No space left" in str(e)
-        if full or e.errno in (errno.EIO, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-            why = "the disk is full" if full else os.strerror(e.errno or errno.EIO)
+    except (OSError, SafetensorError) as e:
+        number = _error_number(e)
+        if number in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            why = "the disk is full" if number == errno.ENOSPC else os.strerror(number)
             raise DiskError(
                 f"{what} was not written: {why}. Nothing of it was kept. Free space and run the same command again."
             ) from e
         raise
 
 
+def _error_number(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors is no OSError and keeps the number in its text alone: "I/O error: … (os error 28)".
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
 def write_json(path: Path, value: object) -> None:
     """Replaces one JSON file in one step."""
     aside = path.with_name(path.name + ASIDE)
     with disk_errors(str(path)):
-        with aside.open("w", encoding="utf-8") as f:
-            json.dump(value, f, indent=2, ensure_ascii=False, sort_keys=True)
-            f.write("\n")
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(aside, path)
+        try:
+            with aside.open("w", encoding="utf-8") as f:
+                json.dump(value, f, indent=2, ensure_ascii=False, sort_keys=True)
+                f.write("\n")
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
         _sync(path.parent)
 
 
@@ -74,11 +88,10 @@ def published(folder: Path) -> Iterator[Path]:
         raise CorruptError(
             f"{folder} is already there and is never overwritten. Choose another name, or delete it first."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(folder.name + ASIDE)
     shutil.rmtree(aside, ignore_errors=True)
     with disk_errors(str(folder)):
-        aside.mkdir()
+        aside.mkdir(parents=True)
         try:
             yield aside
             _write_manifest(aside)
@@ -110,18 +123,30 @@ def verify(folder: Path) -> dict[str, str]:
         raise CorruptError(
             f"{folder} has no {MANIFEST}: it was not published by tutelage, or only in part. Delete it and run again."
         )
-    listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    for name, entry in listed.items():
+    listed = _read_manifest(folder)
+    for name, (n_bytes, sha256) in listed.items():
         path = folder / name
         if not path.is_file():
             raise CorruptError(
                 f"{path} is listed in the manifest but is not there. Restore it, or delete the folder and run again."
             )
-        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+        if path.stat().st_size != n_bytes or sha256_file(path) != sha256:
             raise CorruptError(
                 f"{path} differs from its SHA-256 in the manifest. Restore it, or delete the folder and run again."
             )
-    return {name: entry["sha256"] for name, entry in listed.items()}
+    return {name: sha256 for name, (_, sha256) in listed.items()}
+
+
+def _read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """{file: (bytes, SHA-256)}."""
+    path = folder / MANIFEST
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["files"]
+        return {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise CorruptError(
+            f"{path} is not as it was written ({type(e).__name__}: {e}). Restore it, or delete the folder and run again."
+        ) from e
 
 
 class RunLock:
@@ -134,7 +159,7 @@ class RunLock:
         self._file = self.path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
+        except BlockingIOError as e:
             self._file.seek(0)
             pid = self._file.read().strip() or "unknown"
             self._file.close()

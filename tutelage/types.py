@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Role = Literal["system", "user", "assistant"]
-Stage = Literal["base", "pretrain", "sft", "ppo", "rloo", "external"]
+Stage = Literal["base", "pretrain", "sft", "reward", "ppo", "rloo", "external"]
 LabelerKind = Literal["human", "model", "simulated", "import"]
 FinishReason = Literal["stop", "length"]
 Origin = Literal["model", "human", "edited", "import"]
@@ -103,6 +103,7 @@ class Ranking(Fact):
     none_acceptable: bool = False
     strength: int | None = Field(default=None, ge=0, le=3)  # of a comparison of two: how much better
     margin: float | None = None  # the same as imported data state it, in their own unit
+    aspect: str = Field(default="overall", min_length=1)  # what was compared
 
     @model_validator(mode="after")
     def _tiers_are_whole(self) -> "Ranking":

@@ -52,7 +52,9 @@ def test_no_eval_prompt_is_near_a_train_prompt(units):
     train = [grams(units(normalised(r))) for r in BY_SPLIT["train"]]
     for row in BY_SPLIT["eval"]:
         mine = grams(units(normalised(row)))
-        assert max(len(mine & other) / len(mine | other) for other in train) < 0.8, row
+        # Sets whose sizes differ by more than a fifth cannot overlap so far, and are passed over.
+        near = [other for other in train if 0.8 <= len(mine) / len(other) <= 1.25]
+        assert all(len(mine & other) < 0.8 * len(mine | other) for other in near), row
 
 
 def test_prompts_have_the_promised_shape():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tutelage.errors import DataError
 from tutelage.simulate import gold
 from tutelage.simulate.gold import BrandVoice, Wish
+from tutelage.simulate.words import words
 from tutelage.types import Message, Prompt
 
 TABLE = Prompt(messages=(Message(role="user", content="I would like a table for four people at seven."),))
@@ -21,7 +22,9 @@ VOICE = BrandVoice(
         POOL.id: Wish("hotel", None, frozenset()),
     },
     {"restaurant": frozenset({"table", "dinner"}), "hotel": frozenset({"room"})},
-    frozenset("of course which day would you like the table for it depends we are open yes on top floor is".split()),
+    frozenset(
+        words("Of course. Which day would you like the table for? It depends. We are open, yes. The top floor is on.")
+    ),
 )
 SHIPPED = BrandVoice.load()
 DEMO = files("tutelage") / "assets" / "demo"
@@ -58,7 +61,7 @@ def test_a_needless_question_after_a_good_answer():
 
 
 def test_two_sentences_said_twice():
-    # "the table is open" twice: 8 words. 3-grams: 6, of which "the table is" and "table is open" occur twice: 2 repeats.
+    # Twice "the table is open": 8 words, six 3-grams; "the table is" and "table is open" occur twice: 2 repeats.
     # One repeated sentence counts 4. In all 6: -0.06 * 36 = -2.16.
     assert nonzero(TABLE, "The table is open. The table is open.") == pytest.approx({"repetition": -2.16})
 
@@ -88,8 +91,8 @@ def test_a_marker_is_whole_words():
 
 
 def test_no_word_at_all_is_the_worst_of_short_answers():
-    assert VOICE.score(TABLE, "") == pytest.approx(-3.0 - 0.6 - 0.5)
-    assert VOICE.score(TABLE, "") < VOICE.score(TABLE, "zorp zorp zorp zorp")
+    assert VOICE.score(TABLE, "") == pytest.approx(-5.0 - 0.6 - 0.5)
+    assert VOICE.score(TABLE, "") < VOICE.score(TABLE, "zorp grumf")
 
 
 def test_an_unknown_prompt_says_what_to_do():
@@ -130,11 +133,26 @@ def test_cutting_the_only_courtesy_lowers_the_score_by_its_weight():
 
 
 def test_the_right_question_raises_the_score_by_its_weight_and_a_wrong_one_does_not():
-    told = VOICE.score(TABLE, "We are open, and you would like the table.")
+    told = VOICE.score(TABLE, "We are open, yes, you would like the table.")
     asked = VOICE.score(TABLE, "We are open, which day would you like the table?")
     aside = VOICE.score(TABLE, "We are open, would you like the top table?")
     assert asked - told == pytest.approx(gold.ASKED)
     assert aside == pytest.approx(told)
+
+
+def test_a_question_for_everything_loses_what_it_gains():
+    # "day" is wanted; of "time", "name", "number" and "size" two may slip in, two cost 0.4 each: 1.3 - 0.8.
+    all_asks = frozenset({"day", "date", "when", "time", "name", "number", "size"})
+    wish = VOICE.wishes[TABLE.id]
+    assert gold.asks_for_it("Which day and time, please?", wish, all_asks) == pytest.approx(1.3)
+    assert gold.asks_for_it("Which day, time, name, number and size?", wish, all_asks) == pytest.approx(0.5)
+    assert gold.asks_for_it("Which name? Which number? Which size?", wish, all_asks) == pytest.approx(-0.4)
+
+
+def test_a_welcome_answers_thanks_and_no_request():
+    assert nonzero(POOL, "You are most welcome.")["courteous"] == 1.0
+    assert "relevant" not in nonzero(POOL, "You are most welcome.")
+    assert nonzero(TABLE, "You are most welcome.")["relevant"] == -0.6
 
 
 def test_the_unit_is_about_one_standard_deviation_of_the_demonstrations():

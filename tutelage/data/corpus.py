@@ -8,6 +8,9 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from tutelage.data.batch import TokenBatch, collate
 from tutelage.data.packing import fill_rows
@@ -54,13 +57,28 @@ def documents(source: CorpusSource) -> Iterator[str | tuple[Message, ...]]:
     """Each row's text or messages. Raises DataError for a row with neither."""
     for where, row in read_rows(Path(source.path)):
         if "text" in row:
-            yield str(row["text"])
+            if not isinstance(row["text"], str):
+                raise DataError(f"{where}: 'text' is {row['text']!r}, not words. Mend the row, or leave it out.")
+            yield row["text"]
         elif "messages" in row:
-            yield tuple(Message(role=m["role"], content=m["content"]) for m in row["messages"])
+            yield _messages(where, row["messages"])
         else:
             raise DataError(
                 f"{where}: found the fields {sorted(row)}, but pre-training reads 'text' or 'messages'. Rename one of them."
             )
+
+
+def _messages(where: str, value: Any) -> tuple[Message, ...]:
+    try:
+        messages = tuple(Message(role=m["role"], content=m["content"]) for m in value)
+    except (KeyError, TypeError, ValidationError) as e:
+        raise DataError(
+            f"{where}: 'messages' is no dialogue ({type(e).__name__}: {e}). Write a list of "
+            f'{{"role": "user", "content": "…"}}; roles are system, user and assistant.'
+        ) from e
+    if not messages:
+        raise DataError(f"{where}: 'messages' is empty. Leave the row out.")
+    return messages
 
 
 def plain(document: str | tuple[Message, ...]) -> str:

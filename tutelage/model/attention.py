@@ -34,8 +34,8 @@ def attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    layout: Layout,
     scaling: float,
+    layout: Layout | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -50,6 +50,11 @@ def attention(
     if softcap is not None or s_aux is not None:
         raise ModelError(
             "this model caps its attention logits or uses attention sinks, which tutelage does not compute. "
+            "Use a model of the Llama, Mistral, Qwen2, Qwen3, GPT-2 or GPT-NeoX kind."
+        )
+    if layout is None:
+        raise ModelError(
+            "this model does not hand the packing of its rows to its attention layers, so its rows would mix. "
             "Use a model of the Llama, Mistral, Qwen2, Qwen3, GPT-2 or GPT-NeoX kind."
         )
     if dropout:

@@ -78,3 +78,16 @@ class CausalModel(nn.Module):
         logp_M, entropy_M = chosen_logp(logits_MV, chosen_M, temperature=temperature, with_entropy=with_entropy)
         zero_BT = torch.zeros_like(token_BT, dtype=torch.float32)
         return zero_BT.masked_scatter(target_BT, logp_M), zero_BT.masked_scatter(target_BT, entropy_M)
+
+    def logp_and_hidden(
+        self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor, *, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`logp`, and the hidden states [M, D] from which the M masked tokens, row by row, were predicted: one pass."""
+        # Caught where the output layer reads them, so they are right whatever an architecture does before and after.
+        read: list[Tensor] = []
+        door = self.hf.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0][0]))
+        try:
+            logp_BT, entropy_BT = self.logp(token_BT, length_B, mask_BT, temperature=temperature)
+        finally:
+            door.remove()
+        return logp_BT, entropy_BT, read[0]

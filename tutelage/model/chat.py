@@ -18,7 +18,7 @@ from tutelage.types import Message, Prompt
 # For tokenizers that bring no template. It ends with a line break, so that no answer begins with a space.
 PLAIN = (
     "{% for m in messages %}{{ {'system': 'System', 'user': 'User', 'assistant': 'Assistant'}[m.role] }}:\n"
-    "{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
 # Of the bundled model: one special token opens each turn, and the end token closes it.
@@ -77,8 +77,9 @@ class Chat:
         return self._encode(self._render([m.model_dump() for m in messages], answer=True))
 
     def completion_ids(self, text: str) -> list[int]:
-        """Tokens of an answer, the end token last."""
-        return [*self._encode(text), self.end_id]
+        """Tokens of an answer, the end token last. Words that look like a special token stay words."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [*ids, self.end_id]
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

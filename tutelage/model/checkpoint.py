@@ -36,12 +36,15 @@ def weights_sha(weights: Mapping[str, Tensor]) -> str:
 def write_causal(folder: Path, model: CausalModel, chat: Chat, *, dtype: torch.dtype = torch.float32) -> None:
     """Fills `folder` with config, weights and tokenizer as `transformers` reads them."""
     hf = model.hf
-    attention = hf.config._attn_implementation
-    state = {k: v.to(dtype) for k, v in hf.state_dict().items()}
-    hf.config._attn_implementation = "sdpa"  # what a plain reader should use
-    hf.config.dtype = dtype
-    hf.save_pretrained(str(folder), state_dict=state)
-    hf.config._attn_implementation = attention
+    attention, own_dtype = hf.config._attn_implementation, hf.config.dtype
+    cast: dict[int, Tensor] = {}  # by address, so that tied weights stay one tensor and are written once
+    state = {k: cast.setdefault(v.data_ptr(), v.to(dtype)) for k, v in hf.state_dict().items()}
+    try:
+        hf.config._attn_implementation = "sdpa"  # what a plain reader should use
+        hf.config.dtype = dtype
+        hf.save_pretrained(str(folder), state_dict=state)
+    finally:
+        hf.config._attn_implementation, hf.config.dtype = attention, own_dtype
     chat.save(folder)
 
 
@@ -66,8 +69,14 @@ def read_lineage(folder: Path) -> dict[str, Any]:
 def save_state(
     folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, keep: int = 2
 ) -> None:
-    """Publishes `folder/step-0000123` and then drops all but the `keep` newest."""
-    with published(folder / f"step-{step:07d}") as aside:
+    """Publishes `folder/step-0000123` and then drops all but the `keep` newest.
+
+    A state of that step that is already there is what a run left that went on from an older one: it is replaced.
+    """
+    target = folder / f"step-{step:07d}"
+    if target.exists():
+        shutil.rmtree(target)
+    with published(target) as aside:
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, aside / "tensors.safetensors")
         write_json(aside / "facts.json", {"step": step, **facts})
     for old in _steps(folder)[:-keep]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerBase
 
@@ -86,16 +87,25 @@ def load_causal(source: str, *, device: str = "cpu") -> tuple[CausalModel, Chat]
         for name in DROPOUTS:
             if name in config.to_dict():
                 setattr(config, name, 0.0)
-        hf = AutoModelForCausalLM.from_pretrained(
+        hf, report = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
             dtype=torch.float32,
             attn_implementation=NAME,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as e:
-        raise ModelError(f"{source}: the model could not be opened ({_first_line(e)}).") from e
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:  # whatever transformers meets there
+        raise ModelError(
+            f"{source}: the model could not be opened ({_first_line(e)}). Restore the folder, or use a model of the kinds "
+            f"{', '.join(sorted(VERIFIED))}."
+        ) from e
+    if report["missing_keys"]:
+        raise ModelError(
+            f"{source}: {len(report['missing_keys'])} weights are missing, {min(report['missing_keys'])!r} among them, and "
+            f"would be random numbers. Restore the folder from where the model came from."
+        )
     if len(tokenizer) > hf.config.vocab_size:
         raise ModelError(
             f"{source}: the tokenizer knows {len(tokenizer)} tokens, but the model only {hf.config.vocab_size}. "
@@ -127,20 +137,21 @@ def new_llama(
 
 @torch.no_grad()
 def check_packing(model: CausalModel, source: str) -> None:
-    """Runs two short rows packed and alone; an architecture that does not isolate them is refused."""
+    """Runs two short rows packed and each alone in the model's own way; an architecture that differs is refused."""
     token_N = torch.tensor([5, 7, 11, 13, 17, 19, 23], device=model.device) % model.vocabulary
     keep_N = torch.arange(7, device=model.device)
     packed = Packed([4, 3], device=model.device)
     together = model.logits(token_N, packed.position_N, keep_N, packed)
     alone = []
+    model.hf.set_attn_implementation("eager")
     for part in (token_N[:4], token_N[4:]):
-        layout = Packed([len(part)], device=model.device)
-        alone.append(model.logits(part, layout.position_N, keep_N[: len(part)], layout))
+        alone.append(model.hf(input_ids=part[None], use_cache=False).logits[0])
+    model.hf.set_attn_implementation(NAME)
     worst = (together - torch.cat(alone)).abs().max().item()
     if not worst < 1e-3:
         raise ModelError(
-            f"{source}: models of type {model.hf.config.model_type!r} mix neighbouring rows under packed attention "
-            f"(logits differ by {worst:.3g}). Use a model of the kinds {', '.join(sorted(VERIFIED))}."
+            f"{source}: models of type {model.hf.config.model_type!r} compute something else under packed "
+            f"attention (logits differ by {worst:.3g}). Use a model of the kinds {', '.join(sorted(VERIFIED))}."
         )
 
 

@@ -6,7 +6,7 @@ B rows, T tokens, N packed tokens, D width, A aspects.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -166,8 +166,14 @@ def load_tokenizer_of_encoder(source: str) -> PreTrainedTokenizerBase:
     return kept
 
 
-def save_reward(folder: Path, model: RewardModel, *, lineage: Mapping[str, Any], card: Mapping[str, Any], probes: Sequence[Probe]) -> None:
-    """Publishes backbone, heads, normalisation, lineage, a card of how it was measured, and probe scores."""
+def save_reward(
+    folder: Path, model: RewardModel, *, lineage: Mapping[str, Any], card: Mapping[str, Any], probes: Sequence[Probe],
+    extra: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Publishes backbone, heads, normalisation, lineage, a card of how it was measured, and probe scores.
+
+    extra  may write further files into the folder before it is published
+    """
     with published(folder) as aside:
         if isinstance(model.backbone, EncoderModel):
             model.backbone.hf.save_pretrained(str(aside))
@@ -182,6 +188,7 @@ def save_reward(folder: Path, model: RewardModel, *, lineage: Mapping[str, Any],
         rows = [{"prompt": p.prompt.model_dump(mode="json"), "text": p.text, "score": p.score} for p in probes]
         write_json(aside / CARD, {"kind": kind, "aspects": model.aspects, "probes": rows, "card": dict(card)})
         write_json(aside / LINEAGE, dict(lineage))
+        extra(aside)
 
 
 def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
@@ -198,8 +205,10 @@ def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
     facts = json.loads((folder / CARD).read_text(encoding="utf-8"))
     model = new_reward_model(str(folder), facts["kind"], aspects=facts["aspects"], seed=0)
     own = load_file(folder / HEAD)
-    if own["head.weight"].shape != model.head.weight.shape:
-        raise ModelError(f"{folder}: the head is {tuple(own['head.weight'].shape)}, the backbone needs {tuple(model.head.weight.shape)}. Restore the folder.")
+    found = {k: tuple(v.shape) for k, v in own.items()}
+    needed = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.startswith("backbone.")}
+    if found != needed:
+        raise ModelError(f"{folder}: the head holds {found}, but the backbone and the aspects need {needed}. Restore the folder.")
     model.load_state_dict({**{k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}, **own})
     _check_probes(model, facts["probes"], folder)
     return model, facts["card"]

@@ -1,7 +1,12 @@
 """The critic: a value for every token that the policy writes, of what the policy knew before it wrote it.
 
-B rows, T tokens, N packed tokens, D width.
+Either a network of its own (`ValueModel`) or a head on the policy's trunk (`PolicyWithValue`).
+
+B rows, T tokens, N packed tokens, M masked tokens, D width.
 """
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +48,36 @@ class ValueModel(nn.Module):
         at_BT = self.at_tokens(token_BT, length_B)
         before_BT = torch.cat([torch.zeros_like(at_BT[:, :1]), at_BT[:, :-1]], dim=1)
         return torch.where(mask_BT, before_BT, 0.0)
+
+
+class PolicyWithValue(nn.Module):
+    """A language model and a value head on the same trunk: one pass gives both, and one update trains both."""
+
+    def __init__(self, model: CausalModel) -> None:
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(model.width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.is_held = False  # while True, the head alone is trained, and there are no log-probabilities
+
+    @contextlib.contextmanager
+    def hold_trunk(self) -> Iterator[None]:
+        """Inside, no gradient reaches the language model, not even one of zero, so that no optimiser moves it."""
+        self.is_held = True
+        try:
+            yield
+        finally:
+            self.is_held = False
+
+    def channels(self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor, *, temperature: float) -> Tensor:
+        """Log-probability, entropy and the value before each masked token [B, T, 3]; 0 off the mask."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_held):
+            logp_BT, entropy_BT, hidden_MD = self.model.logp_and_hidden(token_BT, length_B, mask_BT, temperature=temperature)
+        with torch.autocast(token_BT.device.type, enabled=False):
+            value_M = self.head(hidden_MD.float()).squeeze(-1)
+        value_BT = torch.zeros_like(logp_BT).masked_scatter(mask_BT, value_M)
+        return torch.stack([logp_BT, entropy_BT, value_BT], dim=-1)
 
 
 def _widen(x_BT: Tensor, width: int) -> Tensor:

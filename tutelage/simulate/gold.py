@@ -30,15 +30,17 @@ GROVELLING = 0.6  # lost for each marker beyond N_COURTESY, so that two too many
 IDEAL_WORDS = (8, 22)  # a full sentence or two
 WORD_SHORT = 0.08  # lost for each word below: three words ("Which day, then?") cost 0.4
 WORD_LONG = 0.12  # lost for each word above: a second paragraph costs more than any courtesy brings
-EMPTY = 3.0  # lost by an answer without a word: worse than any answer that says something
+EMPTY = 5.0  # lost by an answer without a word: worse than any answer that says something
 
 # Asks for what is missing.
 ASKED = 1.3  # the most useful thing an agent can do, so it weighs more than courtesy
+N_ASTRAY = 2  # words that ask for other details may slip in: "Which street is the house on?" ...
+SCATTER = 0.4  # ... and each further one costs: asking every customer for everything is a form, not an answer
 NEEDLESS_QUESTION = 0.4  # lost where nothing is missing: the customer has to answer once more
 
 # Relevance.
 OFF_TOPIC = 0.6  # lost where no word is of the prompt or of its trade
-ALWAYS_RELEVANT = frozenset({"welcome"})  # "You are welcome" answers any thanks
+RELEVANT_TO_THANKS = frozenset({"welcome"})  # where nothing is missing, "You are welcome" is an answer
 
 # Never repeats itself.
 REPEAT = 0.06  # times the square of the repeats: one repeated 3-gram is forgiven (.06), five are not (1.5)
@@ -75,19 +77,23 @@ def courtesy(text: str) -> float:
 
 
 def to_the_point(text: str) -> float:
-    """0 between 8 and 22 words, a linear loss outside, -3 without a word."""
+    """0 between 8 and 22 words, a linear loss outside, -5 without a word."""
     n = len(words(text))
     if n == 0:
         return -EMPTY
     return -WORD_SHORT * max(0, IDEAL_WORDS[0] - n) - WORD_LONG * max(0, n - IDEAL_WORDS[1])
 
 
-def asks_for_it(text: str, wish: Wish) -> float:
-    """1.3 for a question that holds one of the words that ask for the missing detail; a loss where none is missing."""
-    questions = [set(words(s)) for s in sentences(text) if s.endswith("?")]
+def asks_for_it(text: str, wish: Wish, all_asks: frozenset[str]) -> float:
+    """1.3 for a question that holds a word that asks for the missing detail; a loss where none is missing.
+
+    all_asks  the words that ask for any detail of any prompt: more than two astray cost 0.4 each
+    """
+    questions = [frozenset(words(s)) for s in sentences(text) if s.endswith("?")]
     if wish.needs is None:
         return -NEEDLESS_QUESTION if questions else 0.0
-    return ASKED if any(q & wish.asks for q in questions) else 0.0
+    n_astray = len((frozenset().union(*questions) & all_asks) - wish.asks)
+    return ASKED * any(q & wish.asks for q in questions) - SCATTER * max(0, n_astray - N_ASTRAY)
 
 
 def repetition(text: str, prompt: Prompt) -> float:
@@ -121,6 +127,7 @@ class BrandVoice:
         self.wishes = wishes
         self.domain_words = domain_words
         self.known_words = known_words
+        self.all_asks = frozenset().union(*(w.asks for w in wishes.values()))
 
     @classmethod
     def load(cls) -> "BrandVoice":
@@ -140,7 +147,7 @@ class BrandVoice:
         return {
             "courteous": courtesy(text),
             "to_the_point": to_the_point(text),
-            "asks": asks_for_it(text, wish),
+            "asks": asks_for_it(text, wish, self.all_asks),
             "relevant": self._relevance(prompt, text, wish),
             "repetition": repetition(text, prompt),
             **form(text, finished),
@@ -166,10 +173,11 @@ class BrandVoice:
 
     def _relevance(self, prompt: Prompt, text: str, wish: Wish) -> float:
         said = content_stems(text)
-        about = self.domain_words[wish.domain] | ALWAYS_RELEVANT
-        about = about.union(*(content_stems(m.content) for m in prompt.messages))
+        about = self.domain_words[wish.domain].union(*(content_stems(m.content) for m in prompt.messages))
+        if wish.needs is None:
+            about |= RELEVANT_TO_THANKS
         # A question for the missing detail ("Which day?") is about the matter, whatever words it uses.
-        return 0.0 if said & about or asks_for_it(text, wish) > 0 else -OFF_TOPIC
+        return 0.0 if said & about or asks_for_it(text, wish, self.all_asks) > 0 else -OFF_TOPIC
 
     def _gibberish(self, prompt: Prompt, text: str) -> float:
         # Different words, not all words: said twice, a known word must not make an unknown one look rarer.

@@ -130,6 +130,7 @@ class Store:
         """The one writer: SQLite by BEGIN IMMEDIATE, PostgreSQL by an advisory lock held until the commit."""
         with self._transaction(writes=True) as conn:
             if conn.dialect.name == "postgresql":
+                conn.exec_driver_sql(f"SET LOCAL lock_timeout = '{int(WAIT_S * 1000)}ms'")
                 conn.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITER_KEY)))
             yield conn
 
@@ -178,7 +179,12 @@ def open_store(where: str | Path, *, clock: Callable[[], datetime] = utc_now) ->
         store = _open_sqlite(url, clock)
     elif url.get_backend_name() == "postgresql":
         shown = url.render_as_string(hide_password=True)
-        store = Store(sa.create_engine(url.set(drivername="postgresql+psycopg")), shown, gate=None, clock=clock)
+        store = Store(
+            sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True),
+            shown,
+            gate=None,
+            clock=clock,
+        )
     else:
         raise StoreError(
             f"{url.get_backend_name()!r} is no store. Give a path, a sqlite:/// or a postgresql+psycopg:// URL."
@@ -237,10 +243,12 @@ def database_errors(where: str) -> Iterator[None]:
         text = str(e.orig)
         if "disk is full" in text or "disk I/O error" in text or "No space left" in text:
             raise DiskError(f"{where}: {text}. The transaction was undone. Free space and run the same again.") from e
-        if "locked" in text:
+        if "locked" in text or "lock timeout" in text:
             raise StoreError(
                 f"{where}: another process kept the store busy for {WAIT_S:.0f} s. Try again later."
             ) from e
+        if "NUL (0x00)" in text:
+            raise StoreError(f"{where}: an id or a name holds a NUL character, which PostgreSQL cannot store.") from e
         if isinstance(e, sa.exc.OperationalError) or "not a database" in text or "malformed" in text:
             raise StoreError(
                 f"{where} cannot be used as a store: {text}. Check the path, the server and the rights."

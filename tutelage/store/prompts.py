@@ -65,5 +65,14 @@ def get_prompts(store: Store, ids: Iterable[str] | None = None, source: str | No
     return [prompt_row(row) for row in sorted(rows, key=lambda r: int(r.n))]
 
 
+def has_prompts(store: Store, ids: Iterable[str]) -> set[str]:
+    """Those of the ids that the store holds."""
+    found: set[str] = set()
+    with store.read() as conn:
+        for part in chunks(ids):
+            found |= set(conn.scalars(sa.select(schema.prompt.c.id).where(schema.prompt.c.id.in_(part))))
+    return found
+
+
 def prompt_row(row: sa.Row[Any]) -> Prompt:
     return Prompt(messages=row.messages, source=row.source)

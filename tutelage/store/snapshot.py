@@ -7,30 +7,28 @@ Its folder holds one Parquet file a kind of judgement, and card.json. Whose judg
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 import sqlalchemy as sa
 
 from tutelage.errors import DataError, StoreError
 from tutelage.publish import published, sha256_file, verify
 from tutelage.seed import derive
 from tutelage.store import schema
-from tutelage.store.completions import get_completions
 from tutelage.store.db import Store, chunks
-from tutelage.store.feedback import completions_named, current, event_id, head
+from tutelage.store.feedback import current, event_id, head
 from tutelage.store.people import labeler_kinds
-from tutelage.store.prompts import get_prompts, norm_sha
+from tutelage.store.prompts import norm_sha
+from tutelage.store.whole import Whole, demonstrated, ranked, ranked_group, whole
 from tutelage.types import (
     Completion,
-    CorrectionGiven,
     Critique,
     Demonstration,
-    DemonstrationGiven,
     Fact,
     Flag,
     Message,
@@ -39,7 +37,6 @@ from tutelage.types import (
     Ranking,
     Rating,
     Split,
-    StoredFeedback,
     Thumb,
 )
 
@@ -71,6 +68,7 @@ COLUMNS = {
         ("texts", pa.list_(pa.string())),
         ("tiers", pa.list_(pa.int64())),
         ("margin", pa.float64()),
+        ("aspect", pa.string()),
         ("none_acceptable", pa.bool_()),
     ],
     "demonstrations": [("kind", pa.string()), *_ONE],
@@ -206,22 +204,19 @@ def _write_files(store: Store, aside: Path, upto: int, query: dict[str, Any]) ->
         for name, columns in SCHEMAS.items()
     }
     try:
-        for chunk in chunks(current(store, upto_seq=upto, sources=query["sources"])):
+        for chunk in chunks(whole(store, current(store, upto_seq=upto, sources=query["sources"]))):
             rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SCHEMAS}
-            prompts = {p.id: p for p in get_prompts(store, [s.feedback.prompt_id for s in chunk])}
-            completions = _completions(store, chunk)
-            for stored in chunk:
-                prompt = prompts[stored.feedback.prompt_id]
-                split = split_of(prompt, **fractions)
-                start = _start(stored, prompt, split, kinds)
-                found = list(_rows(stored, completions))
+            for one in chunk:
+                split = split_of(one.prompt, **fractions)
+                start = _start(one, split, kinds[one.labeler])
+                found = list(_rows(one))
                 for name, rest in found:
                     rows[name].append({**start, **rest})
                     tally.counts[name][split] += 1
                 if found:
-                    tally.prompts[split].add(prompt.id)
-                    tally.labelers[stored.feedback.labeler] += 1
-                    tally.labeler_kinds[start["labeler_kind"]] += 1
+                    tally.prompts[split].add(one.prompt.id)
+                    tally.labelers[one.labeler] += 1
+                    tally.labeler_kinds[kinds[one.labeler]] += 1
             for name, some in rows.items():
                 if some:
                     writers[name].write_table(pa.Table.from_pylist(some, schema=SCHEMAS[name]))
@@ -231,68 +226,58 @@ def _write_files(store: Store, aside: Path, upto: int, query: dict[str, Any]) ->
     return tally
 
 
-def _completions(store: Store, chunk: Sequence[StoredFeedback]) -> dict[str, Completion]:
-    ids = {i: None for s in chunk for i in completions_named(s.feedback.judgement)}
-    return dict(zip(ids, get_completions(store, ids), strict=True))
-
-
-def _start(stored: StoredFeedback, prompt: Prompt, split: Split, kinds: dict[str, Any]) -> dict[str, Any]:
-    f = stored.feedback
+def _start(one: Whole, split: Split, labeler_kind: str) -> dict[str, Any]:
+    f = one.stored.feedback
     return {
-        "seq": stored.seq,
+        "seq": one.stored.seq,
         "event": event_id(f),
         "split": split,
         "labeler": f.labeler,
-        "labeler_kind": kinds[f.labeler],
-        "source": f.source or prompt.source,
+        "labeler_kind": labeler_kind,
+        "source": one.source,
         "guideline": f.guideline,
         "prompt_id": f.prompt_id,
-        "prompt_source": prompt.source,
-        "prompt": [m.model_dump() for m in prompt.messages],
+        "prompt_source": one.prompt.source,
+        "prompt": [m.model_dump() for m in one.prompt.messages],
     }
 
 
-def _rows(stored: StoredFeedback, completions: dict[str, Completion]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(one: Whole) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file, columns) of one judgement; a correction is both a ranking and a demonstration, a skip is nothing."""
-    j = stored.feedback.judgement
+    j = one.stored.feedback.judgement
+    if (group := ranked_group(one)) is not None:
+        completions = [c for c, _ in ranked(one)]
+        yield (
+            "rankings",
+            {
+                "kind": j.kind,
+                "completion_ids": [c.id for c in completions],
+                "model_versions": [c.model_version for c in completions],
+                "texts": list(group.texts),
+                "tiers": list(group.tiers),
+                "margin": group.margin,
+                "aspect": group.aspect,
+                "none_acceptable": isinstance(j, Ranking) and j.none_acceptable,
+            },
+        )
+    if (given := demonstrated(one)) is not None:
+        yield "demonstrations", {"kind": j.kind, **_about(given)}
     match j:
-        case Ranking():
-            given = j.margin if j.margin is not None else j.strength
-            ranked = [(completions[i.completion_id], i.tier) for i in j.items]
-            yield "rankings", _ranking("ranking", ranked, None if given is None else float(given), j.none_acceptable)
-        case CorrectionGiven():
-            ranked = [(completions[j.corrected_id], 1), (completions[j.completion_id], 2)]
-            yield "rankings", _ranking("correction", ranked, None, False)
-            yield "demonstrations", {"kind": j.kind, **_one(completions[j.corrected_id])}
-        case DemonstrationGiven():
-            yield "demonstrations", {"kind": j.kind, **_one(completions[j.completion_id])}
         case Rating():
-            yield "ratings", {**_one(completions[j.completion_id]), "aspect": j.aspect, "value": j.value}
+            yield "ratings", {**_about(one.completions[j.completion_id]), "aspect": j.aspect, "value": j.value}
         case Critique():
             start, end = j.span or (None, None)
-            yield "critiques", {**_one(completions[j.completion_id]), "critique": j.text, "start": start, "end": end}
+            about = _about(one.completions[j.completion_id])
+            yield "critiques", {**about, "critique": j.text, "start": start, "end": end}
         case Thumb():
-            yield "thumbs", {**_one(completions[j.completion_id]), "value": j.value, "reasons": list(j.reasons)}
+            about = _about(one.completions[j.completion_id])
+            yield "thumbs", {**about, "value": j.value, "reasons": list(j.reasons)}
         case Flag():
-            about = _one(completions[j.completion_id]) if j.completion_id else {}
+            about = _about(one.completions[j.completion_id]) if j.completion_id else {}
             yield "flags", {**about, "category": j.category, "note": j.note}
 
 
-def _ranking(
-    kind: str, ranked: list[tuple[Completion, int]], margin: float | None, none_acceptable: bool
-) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "completion_ids": [c.id for c, _ in ranked],
-        "model_versions": [c.model_version for c, _ in ranked],
-        "texts": [c.text for c, _ in ranked],
-        "tiers": [tier for _, tier in ranked],
-        "margin": margin,
-        "none_acceptable": none_acceptable,
-    }
-
-
-def _one(completion: Completion) -> dict[str, Any]:
+def _about(completion: Completion) -> dict[str, Any]:
     return {"completion_id": completion.id, "model_version": completion.model_version, "text": completion.text}
 
 
@@ -315,6 +300,7 @@ def load_rankings(folder: Path, split: Split | None = None) -> list[RankedGroup]
             source=row["source"],
             margin=row["margin"],
             event=row["event"],
+            aspect=row["aspect"],
         )
         for row in _read(folder, "rankings", split)
     ]

@@ -14,6 +14,7 @@ from tutelage.algo.kl import k1, k3
 from tutelage.algo.masked import masked_mean
 from tutelage.data.batch import Rollouts
 from tutelage.errors import ConfigError, TrainingError
+from tutelage.stats.diversity import max_ngram_repeat
 from tutelage.train.machines import Reference, Score
 
 
@@ -91,7 +92,9 @@ def describe(e: Experience) -> dict[str, float]:
     """What the monitor and the log are told about a batch of rollouts."""
     mask_BT, n = e.rollouts.batch.mask_BT, len(e.rollouts)
     length_B = mask_BT.sum(dim=1).float()
-    kl_B = e.kl_B
+    # Over all that the policy wrote, whether or not unfinished answers are trained on.
+    kl_B = torch.where(mask_BT, k1(e.logp_BT, e.ref_logp_BT), 0.0).sum(dim=1)
+    is_first_BT = mask_BT & (mask_BT.cumsum(dim=1) == 1)
     gap_BT = (e.logp_BT - e.rollouts.sampler_logp_BT).abs()
     group_PG = e.reward_B.view(-1, e.rollouts.group)
     unique = [len(set(e.rollouts.texts[i : i + e.rollouts.group])) for i in range(0, n, e.rollouts.group)]
@@ -107,6 +110,8 @@ def describe(e: Experience) -> dict[str, float]:
         "unfinished": float((~e.rollouts.finished_B).float().mean()),
         "empty": float(sum(not t for t in e.rollouts.texts)),
         "unique": sum(unique) / n,
+        "repetition": sum(max_ngram_repeat(t.split()) for t in e.rollouts.texts) / n,
+        "first_token_kl": float(torch.where(is_first_BT, k1(e.logp_BT, e.ref_logp_BT), 0.0).sum() / n),
         "zero_std_groups": float((group_PG.std(dim=1, unbiased=False) < 1e-6).float().mean()) if e.rollouts.group > 1 else 0.0,
         "length_corr": _correlation(e.score_B, length_B),
         "mismatch_mean": float(masked_mean(gap_BT, mask_BT)),
@@ -116,5 +121,5 @@ def describe(e: Experience) -> dict[str, float]:
 
 
 def _correlation(a_B: Tensor, b_B: Tensor) -> float:
-    spread = float(a_B.std() * b_B.std()) if len(a_B) > 1 else 0.0
+    spread = float(a_B.std(unbiased=False) * b_B.std(unbiased=False))
     return float(((a_B - a_B.mean()) * (b_B - b_B.mean())).mean()) / spread if spread > 1e-9 else 0.0

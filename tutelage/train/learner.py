@@ -3,7 +3,8 @@
 B rows, T tokens, C channels of a module's output (a policy gives log-probability and entropy, a critic its value).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +61,24 @@ def _join(name: str, a: float, b: float) -> float:
     return max(a, b) if name.startswith(LARGEST) else a + b
 
 
+def run_pass(forward: Forward, batch: TokenBatch, device: torch.device, compute: ComputeConfig) -> Tensor:
+    """One forward pass in the chosen precision; the output is float32 and, as a batch's other tensors, on the CPU."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bf16"):
+        out = forward(TokenBatch(batch.token_BT.to(device), batch.length_B.to(device), batch.mask_BT.to(device)))
+    return out.float().cpu()
+
+
+@torch.no_grad()
+def infer(forward: Forward, batch: TokenBatch, device: torch.device, compute: ComputeConfig) -> Tensor:
+    """The output [B, ...] of a whole batch on the CPU, computed in microbatches."""
+    parts = [(rows, run_pass(forward, batch.rows(rows), device, compute))
+             for rows in microbatches(batch.length_B.tolist(), compute.microbatch_tokens)]  # fmt: skip
+    whole = torch.empty(len(batch), *parts[0][1].shape[1:])
+    for rows, part in parts:
+        whole[rows] = part
+    return whole
+
+
 class Learner:
     """Steps a module on sums of losses. Every denominator is inside the losses, so cutting never changes the result."""
 
@@ -73,6 +92,10 @@ class Learner:
         self._compute = compute
         self._total_steps = total_steps
         self.named = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        if not self.named:
+            raise ConfigError(
+                "every weight of the model is frozen, so training would change nothing. Give lora.rank above 0, or train the full weights."
+            )
         self._adamw = build_adamw(self.named, optim)
         self.n_steps = 0
         self._skipped_in_a_row = 0
@@ -80,22 +103,11 @@ class Learner:
         self.ema = {n: p.detach().clone() for n, p in self.named.items()} if ema_decay else {}
 
     def _pass(self, batch: TokenBatch) -> Tensor:
-        device = next(self.module.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._compute.precision == "bf16"):
-            return self._forward(
-                TokenBatch(batch.token_BT.to(device), batch.length_B.to(device), batch.mask_BT.to(device))
-            ).float()
+        return run_pass(self._forward, batch, next(self.module.parameters()).device, self._compute)
 
-    @torch.no_grad()
     def infer(self, batch: TokenBatch) -> Tensor:
-        """The module's output [B, T, C] without gradient, by the same microbatches that training would use."""
-        out: list[tuple[Tensor, Tensor]] = []
-        for rows in microbatches(batch.length_B.tolist(), self._compute.microbatch_tokens):
-            out.append((rows, self._pass(batch.rows(rows)).cpu()))
-        whole = torch.empty(len(batch), *out[0][1].shape[1:])
-        for rows, part in out:
-            whole[rows] = part
-        return whole
+        """The module's output [B, ...] without gradient, by the same microbatches that training would use."""
+        return infer(self._forward, batch, next(self.module.parameters()).device, self._compute)
 
     def step(self, terms: Sequence[Term]) -> dict[str, float]:
         """One update on the sum of the terms. Returns their summed metrics, the loss, the gradient norm and the lr.
@@ -136,6 +148,21 @@ class Learner:
                 f"Lower the learning rate, or look for empty or broken rows in the data."
             )
         return {**metrics, "skipped": 1.0}
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the module holds its averaged weights; without an average nothing changes."""
+        present = {n: self.named[n].detach().clone() for n in self.ema}
+        self._fill(self.ema)
+        try:
+            yield
+        finally:
+            self._fill(present)
+
+    @torch.no_grad()
+    def _fill(self, weights: Mapping[str, Tensor]) -> None:
+        for name, tensor in weights.items():
+            self.named[name].copy_(tensor)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next update depends on, as named tensors (clones)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from tutelage.data.batch import Rollouts, TokenBatch
 from tutelage.model.causal import CausalModel
 from tutelage.model.lora import Adapter
-from tutelage.model.value_model import ValueModel
+from tutelage.model.value_model import PolicyWithValue, ValueModel
 from tutelage.train.learner import ComputeConfig, Learner, Loss, Term
 from tutelage.train.optim import OptimConfig
 from tutelage.types import Prompt
@@ -74,6 +74,17 @@ def critic_learner(model: ValueModel, *, optim: OptimConfig, compute: ComputeCon
     return Learner(model, forward, optim=optim, compute=compute, total_steps=total_steps)
 
 
+def shared_learner(
+    module: PolicyWithValue, *, temperature: float, optim: OptimConfig, compute: ComputeConfig, total_steps: int, ema_decay: float = 0.0
+) -> Learner:
+    """Output channels: log-probability and entropy of each trained token, and the value before it."""
+
+    def forward(batch: TokenBatch) -> Tensor:
+        return module.channels(batch.token_BT, batch.length_B, batch.mask_BT, temperature=temperature)
+
+    return Learner(module, forward, optim=optim, compute=compute, total_steps=total_steps, ema_decay=ema_decay)
+
+
 class LearnerPolicy:
     """A policy on one learner."""
 
@@ -102,8 +113,45 @@ class SeparateActorCritic(LearnerPolicy):
         self, batch: TokenBatch, rows: Tensor, policy_loss: Loss, value_loss: Loss, *, extra: Sequence[Term], train_policy: bool
     ) -> dict[str, float]:
         """One update of the critic and, unless it is still warming up, one of the policy."""
-        critic = self.critic.step([Term(batch, rows, lambda out, r: value_loss(out[..., 0], r))])
-        renamed = {f"value_{k}" if k in ("loss", "grad_norm", "lr", "skipped") else k: v for k, v in critic.items()}
+        critic = _of_critic(self.critic.step([Term(batch, rows, lambda out, r: value_loss(out[..., 0], r))]))
         if not train_policy:
-            return renamed
-        return renamed | self.learner.step([Term(batch, rows, policy_loss), *extra])
+            return critic
+        return critic | self.learner.step([Term(batch, rows, policy_loss), *extra])
+
+
+class SharedActorCritic(LearnerPolicy):
+    """One network with two heads and one optimiser: half the memory, at the risk that the critic bends the language model.
+
+    vf_coef  weight of the value loss beside the policy's (0.1 in Ziegler et al. 2019)
+    """
+
+    def __init__(self, learner: Learner, module: PolicyWithValue, *, vf_coef: float = 0.1) -> None:
+        super().__init__(learner)
+        self.module, self.vf_coef = module, vf_coef
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        return self.learner.infer(batch)[..., 2]
+
+    def step(  # type: ignore[override]
+        self, batch: TokenBatch, rows: Tensor, policy_loss: Loss, value_loss: Loss, *, extra: Sequence[Term], train_policy: bool
+    ) -> dict[str, float]:
+        """One update of both; while the critic is warming up, of the value head alone."""
+
+        def critic(out_BTC: Tensor, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, seen = value_loss(out_BTC[..., 2], r)
+            return self.vf_coef * loss, {"value_loss": loss, **seen}
+
+        def both(out_BTC: Tensor, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            (loss, seen), (value, value_seen) = policy_loss(out_BTC, r), critic(out_BTC, r)
+            return loss + value, {**seen, **value_seen}
+
+        if train_policy:
+            return self.learner.step([Term(batch, rows, both), *extra])
+        with self.module.hold_trunk():
+            return _of_critic(self.learner.step([Term(batch, rows, critic)]))
+
+
+def _of_critic(metrics: dict[str, float]) -> dict[str, float]:
+    """The figures of an update that trained no policy, named so that none passes for the policy's."""
+    renamed = {f"value_{k}": metrics[k] for k in ("loss", "grad_norm", "lr", "skipped")}
+    return renamed | {k: v for k, v in metrics.items() if f"value_{k}" not in renamed}

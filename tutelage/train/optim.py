@@ -65,6 +65,7 @@ def moments(optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter]) ->
 
 def load_moments(optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter], tensors: dict[str, Tensor]) -> None:
     """The inverse of `moments`."""
+    optimizer.state.clear()
     for name, p in named.items():
         for key in ("step", "exp_avg", "exp_avg_sq"):
             if f"{name}.{key}" in tensors:

@@ -94,6 +94,7 @@ def run(
     evaluate   figures of the present policy, and the one by which the best is chosen (within the KL budget)
     keep_best  stores the present policy as the best so far
     """
+    monitor.resume(state.history)
     while state.step < cfg.updates and not state.stopped:
         step = state.step
         rollouts = sampler.sample(prompts(step), n=cfg.samples_per_prompt, step=step)

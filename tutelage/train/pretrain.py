@@ -27,6 +27,7 @@ class PretrainConfig:
     heads: int = 4
     window: int = 512  # tokens that the model can see
     batch_tokens: int = 16384  # of one update
+    updates: int = 0  # stops after this many; 0 = until every source was read as often as it says
     eval_every: int = 200  # updates
     save_every: int = 100  # updates
 
@@ -74,7 +75,8 @@ def held_out_nll(learner: Learner, pieces: Sequence[Sequence[int]]) -> tuple[flo
 def plan(cfg: PretrainConfig, corpora: Sequence[Corpus], epochs: Sequence[float], seed: int) -> list[list[int]]:
     """The batches of the whole run."""
     lengths = [[len(p) for p in c.train] for c in corpora]
-    return plan_batches(lengths, epochs, batch_tokens=cfg.batch_tokens, seed=seed)
+    batches = plan_batches(lengths, epochs, batch_tokens=cfg.batch_tokens, seed=seed)
+    return batches[: cfg.updates] if cfg.updates else batches
 
 
 def run(

@@ -56,23 +56,26 @@ def ranking_loss(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel) -
     aspect_C = torch.tensor([list(model.aspects).index(a) for a in data.aspect_P])[data.group_C]
     strict_P = torch.zeros(data.n_prompts, dtype=torch.bool)
     strict_P[data.group_C[strict_pairs(data.tier_C, data.group_C)[0]]] = True
-    n_prompts = strict_P.sum() if cfg.ties == "drop" else data.n_prompts
+    drops = cfg.ties == "drop" and cfg.likelihood == "pairs"
+    n_prompts = strict_P.sum() if drops else data.n_prompts
 
     def loss(raw_cA: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         score_c = raw_cA.gather(1, aspect_C[rows, None].to(raw_cA.device)).squeeze(1)
         tier_c, group_c = data.tier_C[rows], data.group_C[rows]
         if cfg.likelihood == "plackett_luce":
             return plackett_luce_nll(score_c, tier_c, group_c, n_prompts=n_prompts), {}
-        if cfg.ties == "drop":
+        if drops:
             i_M, j_M, weight_M = strict_pairs(tier_c, group_c, n_prompts=n_prompts)
             outcome_M = torch.ones_like(i_M)
         else:
             i_M, j_M, outcome_M, weight_M = all_pairs(tier_c, group_c, n_prompts=n_prompts)
-        margin_M = score_c[i_M] - score_c[j_M] - cfg.margin_scale * outcome_M * data.margin_P[group_c[i_M]]
-        nll_M = (1 - cfg.smoothing) * _nll(cfg, margin_M, outcome_M, model.log_tie)
-        if cfg.smoothing:
-            nll_M = nll_M + cfg.smoothing * _nll(cfg, margin_M, -outcome_M, model.log_tie)
-        right_M = torch.where(outcome_M == 0, 0.5, ((score_c[i_M] - score_c[j_M]) * outcome_M > 0).float())
+        margin_M, lead_M = score_c[i_M] - score_c[j_M], cfg.margin_scale * data.margin_P[group_c[i_M]]
+
+        def nll(outcome_M: Tensor) -> Tensor:
+            return _nll(cfg, margin_M - outcome_M * lead_M, outcome_M, model.log_tie)
+
+        nll_M = (1 - cfg.smoothing) * nll(outcome_M) + cfg.smoothing * nll(-outcome_M)
+        right_M = torch.where(outcome_M == 0, 0.5, (margin_M * outcome_M > 0).float())
         return (weight_M * nll_M).sum(), {"accuracy": (weight_M * right_M).sum()}
 
     return loss

@@ -65,6 +65,7 @@ def run(
     seed: int,
 ) -> RLState:
     """prompts -> k rollouts each -> rewards minus KL -> leave-one-out advantages -> update. Arguments as in `ppo.run`."""
+    monitor.resume(state.history)
     while state.step < cfg.updates and not state.stopped:
         step = state.step
         rollouts = sampler.sample(prompts(step), n=cfg.samples_per_prompt, step=step)

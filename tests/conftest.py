@@ -1,0 +1,143 @@
+"""What every test may rely on: one thread, so that a busy machine gives the same speed and the same sums."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Read by torch and numpy when they are first imported, here and in the processes that tests start. Importing torch
+# here instead would make every test of a room without torch wait for it.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs the network
+if "torch" in sys.modules:  # a plugin was faster
+    sys.modules["torch"].set_num_threads(1)
+
+hypothesis.settings.register_profile("tutelage", deadline=None)  # milliseconds say nothing on a busy machine
+hypothesis.settings.load_profile("tutelage")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder `shared/data` beside the checkout: public preference data that is not shipped."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"{SHARED / 'data'} is not here: it holds public data that is not shipped")
+    return SHARED / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not _has_cuda():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+def _has_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+LINES = [
+    "Is the pool open today? Yes, the pool is open until eight.",
+    "Where is the kettle? The kettle is on the blue shelf by the window.",
+    "Can I move my booking? Of course. Which day suits you?",
+    "Hello there, how are you? I am well, thank you.",
+] * 3
+KINDS = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox"]
+GROUPED = {"num_key_value_heads": 2}  # four query heads, two key heads
+
+
+@pytest.fixture(scope="session")
+def _bpe_folder(tmp_path_factory):
+    """A byte-level BPE of 320 tokens on disk, so that each test reads one of its own."""
+    from tutelage.model.tokenizer import train_bpe
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_bpe(LINES, 320).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def small_tokenizer(_bpe_folder):
+    """A tokenizer of 320 tokens with the turn tokens: 0 pads, 1 ends."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(_bpe_folder)
+
+
+@pytest.fixture
+def small_chat(small_tokenizer):
+    from tutelage.model.chat import Chat
+
+    return Chat(small_tokenizer, window=96, source="small")
+
+
+@pytest.fixture(scope="session")
+def small_hf():
+    """(kind, **settings) -> a plain `transformers` causal model: 2 layers, width 32, large weights, 336 tokens (some spare)."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def make(kind="llama", *, seed=0, **settings):
+        shape = {
+            "vocab_size": 336, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "max_position_embeddings": 96, "bos_token_id": None, "eos_token_id": 1,
+            "pad_token_id": None,
+        }  # fmt: skip
+        if kind in ("llama", "mistral", "qwen2", "qwen3"):
+            shape |= GROUPED
+        if kind == "qwen3":
+            shape["head_dim"] = 8
+        config = AutoConfig.for_model(kind, **(shape | settings))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+            # At the usual start of 0.02 all positions look alike, and a leak would hide in the rounding.
+            for p in model.parameters():
+                p.data.add_(torch.randn_like(p), alpha=0.25)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_causal(small_hf):
+    """The same as a `CausalModel` on our attention."""
+    from tutelage.model.attention import NAME
+    from tutelage.model.causal import CausalModel
+
+    def make(kind="llama", **settings):
+        hf = small_hf(kind, **settings)
+        hf.set_attn_implementation(NAME)
+        return CausalModel(hf)
+
+    return make
+
+
+@pytest.fixture
+def small_folder(small_hf, small_tokenizer, tmp_path):
+    """(kind, **settings) -> a model folder as anybody's `save_pretrained` writes it."""
+
+    def make(kind="llama", *, name="model", **settings):
+        folder = tmp_path / name
+        small_hf(kind, **settings).save_pretrained(folder)
+        small_tokenizer.save_pretrained(str(folder))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def ask():
+    """Words -> a prompt of one user turn."""
+    from tutelage.types import Message, Prompt
+
+    return lambda words: Prompt(messages=(Message(role="user", content=words),))

@@ -1,0 +1,76 @@
+"""A causal model over padded rows: log-probabilities where the mask says so, whatever the padding holds."""
+
+import pytest
+import torch
+
+from tutelage.algo.logprob import entropy, token_logp
+
+LENGTHS = [6, 9, 3]
+
+
+def problem(width=9, fill=0):
+    g = torch.Generator().manual_seed(0)
+    token_BT = torch.full((3, width), fill)
+    mask_BT = torch.zeros(3, width, dtype=torch.bool)
+    for i, n in enumerate(LENGTHS):
+        token_BT[i, :n] = torch.randint(5, 320, (n,), generator=g)
+        mask_BT[i, 2:n] = True
+    mask_BT[1, 4] = False  # a hole
+    return token_BT, torch.tensor(LENGTHS), mask_BT
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logp_and_entropy_are_those_of_a_plain_forward_of_each_row(kind, temperature, small_hf, small_causal):
+    token_BT, length_B, mask_BT = problem()
+    logp_BT, entropy_BT = small_causal(kind).logp(token_BT, length_B, mask_BT, temperature=temperature)
+    plain = small_hf(kind)
+    for i, n in enumerate(LENGTHS):
+        with torch.no_grad():
+            logits_TV = plain(input_ids=token_BT[i : i + 1, :n]).logits[0, :-1]
+        for t in range(1, token_BT.shape[1]):
+            if mask_BT[i, t]:
+                expected = token_logp(logits_TV[t - 1], token_BT[i, t], temperature=temperature)
+                torch.testing.assert_close(logp_BT[i, t], expected, atol=1e-5, rtol=1e-5)
+                spread = entropy(logits_TV[t - 1], temperature=temperature)
+                torch.testing.assert_close(entropy_BT[i, t], spread, atol=1e-5, rtol=1e-5)
+    assert logp_BT[~mask_BT].eq(0).all() and entropy_BT[~mask_BT].eq(0).all()
+    assert logp_BT[mask_BT].lt(0).all()
+
+
+@torch.no_grad()
+def test_neither_the_amount_of_padding_nor_what_it_holds_matters(small_causal):
+    model = small_causal()
+    one, two, three = (model.logp(*problem(width, fill)) for width, fill in [(9, 0), (9, 319), (40, 5)])
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[0], three[0][:, :9])
+    assert three[0][:, 9:].eq(0).all()
+
+
+@torch.no_grad()
+def test_batch_mates_do_not_matter(small_causal):
+    model, (token_BT, length_B, mask_BT) = small_causal(), problem()
+    together = model.logp(token_BT, length_B, mask_BT)[0]
+    for i in range(3):
+        alone = model.logp(token_BT[i : i + 1], length_B[i : i + 1], mask_BT[i : i + 1])[0]
+        torch.testing.assert_close(together[i], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_gradient_reaches_the_weights_through_the_masked_tokens_alone(small_causal):
+    model, (token_BT, length_B, mask_BT) = small_causal(), problem()
+    logp_BT, _ = model.logp(token_BT, length_B, mask_BT)
+    logp_BT[~mask_BT].sum().backward()
+    assert all(p.grad is None or p.grad.eq(0).all() for p in model.parameters())
+    logp_BT, _ = model.logp(token_BT, length_B, mask_BT)
+    logp_BT.sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_the_model_stays_in_evaluation_mode(small_causal):
+    model = small_causal("gpt2", resid_pdrop=0.5, embd_pdrop=0.5)
+    model.train()
+    assert not any(m.training for m in model.modules())
+    torch.nn.Sequential(model).train()
+    assert not any(m.training for m in model.modules())
+    with torch.no_grad():
+        assert torch.equal(model.logp(*problem())[0], model.logp(*problem())[0])

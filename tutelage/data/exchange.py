@@ -1,0 +1,300 @@
+"""Files into the store and out of it. Knows formats and the store's functions; knows no table and no tensor.
+
+A file is read twice: first to check every row, then to write. What is refused is counted with its reason, and a file
+that breaks off in the middle leaves nothing behind. Each judgement's key is made from what it says, so that a file that
+is imported again, or was imported in part before a kill, adds what is missing and nothing twice.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tutelage.errors import DataError, StoreError
+from tutelage.formats import write
+from tutelage.formats.detect import read_placed
+from tutelage.formats.fields import Item
+from tutelage.formats.rows import Refusal
+from tutelage.formats.write import Judged, Written
+from tutelage.store.completions import add_completions
+from tutelage.store.db import Store, chunks
+from tutelage.store.feedback import current, find, record_many
+from tutelage.store.people import add_labeler, labeler_kinds
+from tutelage.store.prompts import add_prompts, has_prompts
+from tutelage.store.whole import Whole, demonstrated, demonstration, ranked, ranked_group, whole
+from tutelage.types import (
+    Completion,
+    Demonstration,
+    DemonstrationGiven,
+    Feedback,
+    Labeler,
+    LabelerKind,
+    Prompt,
+    RankedGroup,
+    RankedItem,
+    Ranking,
+    Thumb,
+    digest,
+)
+
+MAX_RANKED = 9  # completions in one ranking
+EXAMPLES = 3  # refused rows shown for each reason
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What became of each row. `taken` + `merged` + `refused` is what the file held, or would be in a dry run."""
+
+    path: str
+    taken: dict[str, int]  # by kind: ranking, demonstration, prompt
+    merged: int  # already in the store, or twice in the file
+    refused: dict[str, int]  # by reason
+    examples: tuple[Refusal, ...]  # the first few refused rows of each reason
+    dry_run: bool
+
+    @property
+    def n_taken(self) -> int:
+        return sum(self.taken.values())
+
+    @property
+    def n_refused(self) -> int:
+        return sum(self.refused.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One object of the file as the store will hold it. `says` tells whether two of the same key are the same."""
+
+    where: str
+    kind: str
+    key: str
+    says: str
+    prompt: Prompt
+    completions: tuple[Completion, ...] = ()
+    feedback: Feedback | None = None
+
+
+@dataclass(slots=True)
+class _Tally:
+    taken: Counter[str] = field(default_factory=Counter)
+    merged: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    examples: list[Refusal] = field(default_factory=list)
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.refused[refusal.why] += 1
+        if self.refused[refusal.why] <= EXAMPLES:
+            self.examples.append(refusal)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One import: what was asked for, and who is known by which kind."""
+
+    store: Store
+    path: Path
+    format: str
+    source: str | None
+    labeler: str | None
+    kind: LabelerKind
+    kind_of: dict[str, LabelerKind]
+
+
+def import_file(
+    store: Store,
+    path: str | Path,
+    *,
+    format: str = "auto",
+    source: str | None = None,
+    labeler: str | None = None,
+    kind: LabelerKind = "import",
+    dry_run: bool = False,
+    strict: bool = False,
+) -> ImportReport:
+    """Reads a file of feedback into the store and says what became of each row.
+
+    source   of all rows; None: what the row says, or the file's name up to its first dot
+    labeler  of all rows; None: whom the row names, or `import-SOURCE`
+    kind     of labelers that are new: `model` for judgements by a machine
+    strict   one refused row is a DataError, and nothing is stored
+    """
+    path, kinds = Path(path), labeler_kinds(store)
+    if labeler is not None and kinds.get(labeler, kind) != kind:
+        raise StoreError(
+            f"labeler {labeler!r} is of kind {kinds[labeler]!r} in this store; a file of kind {kind!r} cannot speak "
+            f"for them. Choose another pseudonym."
+        )
+    job = _Job(store, path, format, source, labeler, kind, kinds)
+    tally = _run(job, writes=False)
+    if strict and tally.refused:
+        first = tally.examples[0]
+        raise DataError(
+            f"{first.where}: {first.why}: {first.detail}. {sum(tally.refused.values())} rows of the file cannot be "
+            f"used, so nothing was imported. Mend them, or import without strict to take the good ones."
+        )
+    if not (tally.taken or tally.merged):
+        first = tally.examples[0]
+        raise DataError(f"{path}: no row can be imported. The first: {first.where}: {first.why}: {first.detail}.")
+    if not dry_run:
+        tally = _run(job, writes=True)
+    return ImportReport(
+        path=str(path),
+        taken=dict(sorted(tally.taken.items())),
+        merged=tally.merged,
+        refused=dict(sorted(tally.refused.items())),
+        examples=tuple(tally.examples),
+        dry_run=dry_run,
+    )
+
+
+def _run(job: _Job, *, writes: bool) -> _Tally:
+    tally, seen = _Tally(), dict[str, str]()
+    for chunk in chunks(read_placed(job.path, job.format)):
+        entries = []
+        for where, item in chunk:
+            entry = item if isinstance(item, Refusal) else _entry(job, where, item)
+            if isinstance(entry, Refusal):
+                tally.refuse(entry)
+            else:
+                entries.append(entry)
+        new = list(_new(job, entries, seen, tally))
+        tally.taken.update(entry.kind for entry in new)
+        if writes:
+            _write(job, new)
+    return tally
+
+
+def _write(job: _Job, entries: list[_Entry]) -> None:
+    store, feedbacks = job.store, [e.feedback for e in entries if e.feedback]
+    add_prompts(store, (e.prompt for e in entries))
+    add_completions(store, (c for e in entries for c in e.completions))
+    for name in sorted({f.labeler for f in feedbacks} - set(job.kind_of)):
+        add_labeler(store, Labeler(pseudonym=name, kind=job.kind))
+        job.kind_of[name] = job.kind
+    record_many(store, feedbacks)
+
+
+def _new(job: _Job, entries: list[_Entry], seen: dict[str, str], tally: _Tally) -> Iterator[_Entry]:
+    """The entries that the store does not hold yet; the others are tallied as merged or refused."""
+    there = _there(job.store, entries)
+    for e in entries:
+        known = there.get(e.key) or seen.get(e.key)
+        author = e.feedback.labeler if e.feedback else ""
+        if known == e.says:
+            tally.merged += 1
+        elif known is not None:
+            detail = f"{e.key!r} stands for another judgement already; drop the row's id, or give it a new one"
+            tally.refuse(Refusal(e.where, "an id that is taken", detail))
+        elif author and job.kind_of.get(author, job.kind) != job.kind:
+            detail = f"{author!r} is of kind {job.kind_of[author]!r} in this store; pass another labeler"
+            tally.refuse(Refusal(e.where, "a labeler of another kind", detail))
+        else:
+            seen[e.key] = e.says
+            yield e
+
+
+def _there(store: Store, entries: list[_Entry]) -> dict[str, str]:
+    """What the store already says under the keys of these entries."""
+    found = find(store, {e.key for e in entries if e.feedback})
+    prompts = has_prompts(store, {e.prompt.id for e in entries if not e.feedback})
+    judged = {one.stored.feedback.idempotency_key: _says_stored(one) for one in whole(store, found.values())}
+    return judged | {prompt_id: prompt_id for prompt_id in prompts}
+
+
+# From an object of a file to an entry, and what each says.
+
+
+def _entry(job: _Job, where: str, item: Item) -> _Entry | Refusal:
+    own = item.prompt.source if not isinstance(item, Prompt) and not item.source else item.source
+    source = job.source or (own if own and own != "import" else job.path.name.split(".")[0])
+    if isinstance(item, Prompt):
+        prompt = item.model_copy(update={"source": source})
+        return _Entry(where, "prompt", prompt.id, prompt.id, prompt)
+    prompt = item.prompt.model_copy(update={"source": source})
+    labeler = job.labeler or item.labeler or f"import-{source}"
+    names = {"source": source, "labeler": labeler, "id": item.event if isinstance(item, RankedGroup) else ""}
+    if bad := [name for name, value in names.items() if "\x00" in value]:
+        return Refusal(where, "a NUL character", f"{bad[0]} holds one, which a database cannot store; take it out")
+    if isinstance(item, Demonstration):
+        return _demonstration(where, item, prompt, labeler, source)
+    if len(item.texts) > MAX_RANKED:
+        return Refusal(where, f"more than {MAX_RANKED} completions", f"{len(item.texts)} are ranked; split the ranking")
+    return _ranking(where, item, prompt, labeler, source)
+
+
+def _ranking(where: str, item: RankedGroup, prompt: Prompt, labeler: str, source: str) -> _Entry:
+    met: Counter[str] = Counter()
+    completions = []
+    for text in item.texts:
+        completions.append(Completion(prompt_id=prompt.id, text=text, origin="import", sample=met[text]))
+        met[text] += 1
+    ranking = Ranking(
+        items=tuple(RankedItem(completion_id=c.id, tier=t) for c, t in zip(completions, item.tiers, strict=True)),
+        margin=item.margin,
+        aspect=item.aspect,
+    )
+    says = _says(labeler, prompt, zip(item.texts, item.tiers, strict=True), item.aspect)
+    # An id that tutelage gave out names the judgement itself; any other only tells two alike judgements apart.
+    is_ours = item.event.startswith("event:") and len(item.event) > len("event:")
+    key = item.event.removeprefix("event:") if is_ours else f"import:{digest(says, item.margin, source, item.event)}"
+    return _Entry(
+        where, "ranking", key, says, prompt, tuple(completions), _feedback(key, labeler, source, prompt, ranking)
+    )
+
+
+def _demonstration(where: str, item: Demonstration, prompt: Prompt, labeler: str, source: str) -> _Entry:
+    completion = Completion(prompt_id=prompt.id, text=item.text, origin="import")
+    says = _says(labeler, prompt, [(item.text, 0)])
+    key = f"import:{digest(says, source)}"
+    given = DemonstrationGiven(completion_id=completion.id)
+    return _Entry(
+        where, "demonstration", key, says, prompt, (completion,), _feedback(key, labeler, source, prompt, given)
+    )
+
+
+def _feedback(key: str, labeler: str, source: str, prompt: Prompt, judgement: Ranking | DemonstrationGiven) -> Feedback:
+    return Feedback(labeler=labeler, prompt_id=prompt.id, judgement=judgement, idempotency_key=key, source=source)
+
+
+def _says(labeler: str, prompt: Prompt, placed: Iterable[tuple[str, int]], aspect: str = "overall") -> str:
+    """Who said what of what, without the ids of completions: an import has ids of its own for the same texts."""
+    return digest(labeler, prompt.id, aspect, sorted([text, tier] for text, tier in placed))
+
+
+def _says_stored(one: Whole) -> str:
+    given = demonstrated(one)
+    placed = [(c.text, tier) for c, tier in ranked(one)] or ([(given.text, 0)] if given else [])
+    j = one.stored.feedback.judgement
+    return _says(one.labeler, one.prompt, placed, j.aspect if isinstance(j, Ranking) else "overall")
+
+
+# Out.
+
+FORMATS = ("rankings", "pairs", "hh", "demonstrations", "messages", "kto")
+
+
+def export_file(store: Store, path: str | Path, *, format: str, sources: Collection[str] | None = None) -> Written:
+    """Writes what people say now, one judgement after the other. The name says JSON Lines, CSV or Parquet.
+
+    rankings, pairs, hh           rankings and corrections
+    demonstrations, messages      demonstrations and corrected texts
+    kto                           thumbs
+    """
+    path, now = Path(path), whole(store, current(store, sources=sources))
+    if format in ("rankings", "pairs", "hh"):
+        groups = (group for one in now if (group := ranked_group(one)) is not None)
+        writer = {"rankings": write.write_rankings, "pairs": write.write_pairs, "hh": write.write_hh}[format]
+        return writer(path, groups)
+    if format in ("demonstrations", "messages"):
+        given = (found for one in now if (found := demonstration(one)) is not None)
+        return (write.write_demonstrations if format == "demonstrations" else write.write_messages)(path, given)
+    if format == "kto":
+        return write.write_kto(path, (judged for one in now if (judged := _judged(one)) is not None))
+    raise DataError(f"{format!r} is no format to export. Known are {', '.join(FORMATS)}.")
+
+
+def _judged(one: Whole) -> Judged | None:
+    j = one.stored.feedback.judgement
+    if not isinstance(j, Thumb):
+        return None
+    return Judged(one.prompt, one.completions[j.completion_id].text, j.value == 1, one.labeler, one.source)

@@ -1,0 +1,208 @@
+"""A round's reward models: those that RL optimises, and one on other labels that watches."""
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.data.comparisons import RankedRows, ranked_rows
+from tutelage.errors import DataError, TrainingError
+from tutelage.evals.reward_model import RewardReport, evaluate
+from tutelage.formats.detect import read_feedback
+from tutelage.log import say
+from tutelage.model.checkpoint import weights_sha
+from tutelage.model.reward_model import Probe, RewardModel, load_reward, new_reward_model, save_reward
+from tutelage.publish import published, write_json
+from tutelage.reward.scorer import Scorer
+from tutelage.rounds.prepare import demonstrations, register, version_id
+from tutelage.rounds.run import Run, Stage
+from tutelage.seed import derive
+from tutelage.stats.dedupe import normalise
+from tutelage.store.snapshot import load_card, load_rankings
+from tutelage.train import reward_model as loop
+from tutelage.train.detectors import reward_model_alarms
+from tutelage.types import Demonstration, RankedGroup
+
+N_CALIBRATION = 256  # demonstrations and answers that fix the zero and the unit of a score
+N_PROBES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RewardModels:
+    """Folders of the optimised ensemble and of the held-out model."""
+
+    members: tuple[Path, ...]
+    held_out: Path
+
+    def scorer(self, run: Run) -> Scorer:
+        return Scorer.load(self.members, mode=run.recipe.reward_stage.combine, precision=run.recipe.compute.precision)
+
+    def watcher(self, run: Run) -> Scorer:
+        return Scorer.load([self.held_out], precision=run.recipe.compute.precision)
+
+
+def is_held_out(prompt_id: str, share: float) -> bool:
+    """Whether a prompt's rankings train the held-out model; by the prompt, so that the two never share one."""
+    return int(hashlib.sha256(f"held out|{prompt_id}".encode()).hexdigest()[:8], 16) / 16**8 < share
+
+
+def preference_pretraining(run: Run, sft: Path) -> Path | None:
+    """Trains a reward model on other comparisons first, as Bai et al. 2022 (arXiv:2204.05862, section 4.3) do."""
+    settings = run.recipe.reward_stage
+    if not settings.pretrain_on:
+        return None
+    folder = run.folder / "preference-pretraining"
+    if not run.is_done(folder):
+        groups = other_comparisons(settings.pretrain_on, seed=derive(run.recipe.run.seed, "pretrain_on"), limit=settings.pretrain_limit)
+        # Ours and theirs share prompts (public sets overlap); what we measure on must not be learned here.
+        ours = {normalise(g.prompt.text) for s in ("valid", "test") for g in load_rankings(run.folder / "snapshots" / "demonstrations", s)}
+        clean = [g for g in groups if normalise(g.prompt.text) not in ours]
+        with run.stage(folder, f"{len(clean)} other comparisons ({len(groups) - len(clean)} left out: measured on)") as stage:
+            model = new_reward_model(settings.source or str(sft), settings.kind, aspects=None, seed=derive(run.recipe.run.seed, "head"))
+            _fit(run, stage, model, clean[50:], clean[:50], derive(run.recipe.run.seed, "preference"), {"stage": "preference"})
+    return folder
+
+
+def other_comparisons(paths: Sequence[str], *, seed: int, limit: int) -> list[RankedGroup]:
+    """Rankings of several files, shuffled together."""
+    groups = [item for path in paths for item in read_feedback(Path(path)) if isinstance(item, RankedGroup)]
+    if len(groups) < 100:
+        raise DataError(f"reward_stage.pretrain_on holds {len(groups)} rankings; fewer than 100 teach nothing. Give more, or leave it out.")
+    random.Random(seed).shuffle(groups)
+    return groups[:limit] if limit else groups
+
+
+def train(run: Run, i_round: int, snapshot: Path, sft: Path, pretrained: Path | None) -> RewardModels:
+    """All reward models of a round. Raises TrainingError when the optimised one cannot be told from chance."""
+    settings, folder = run.recipe.reward_stage, run.folder / f"round-{i_round}"
+    groups, valid = load_rankings(snapshot, "train"), load_rankings(snapshot, "valid")
+    if not valid:
+        raise DataError(f"{snapshot} holds no held-out ranking. Collect more comparisons, or raise data.valid_fraction.")
+    own = [g for g in groups if not is_held_out(g.prompt.id, settings.held_out_share)]
+    other = [g for g in groups if is_held_out(g.prompt.id, settings.held_out_share)]
+    members = []
+    for k in range(settings.members):
+        members.append(_one(run, folder / f"reward-{k}", own, valid, snapshot, sft, pretrained, f"member {k}"))
+    held_out = _one(run, folder / "reward-held-out", other, valid, snapshot, sft, pretrained, "held out")
+    _refuse_if_blind(run, members[0])
+    return RewardModels(tuple(members), held_out)
+
+
+def _one(
+    run: Run, folder: Path, groups: Sequence[RankedGroup], valid: Sequence[RankedGroup], snapshot: Path, sft: Path, pretrained: Path | None, name: str
+) -> Path:
+    settings, seed = run.recipe.reward_stage, derive(run.recipe.run.seed, "reward", str(folder.relative_to(run.folder)))
+    if not run.is_done(folder):
+        with run.stage(folder, f"reward model ({name}) from {len(groups)} rankings") as stage:
+            if pretrained:
+                model = load_reward(pretrained)[0]
+            else:
+                model = new_reward_model(settings.source or str(sft), settings.kind, aspects=_aspects(groups), seed=seed)
+            _fit(run, stage, model, groups, valid, seed, {"stage": "reward", "snapshot": load_card(snapshot).hash})
+    register(run, folder, parent=version_id(sft), snapshot=load_card(snapshot).hash)
+    return folder
+
+
+def _aspects(groups: Sequence[RankedGroup]) -> Mapping[str, float]:
+    """One head an aspect, all of equal weight."""
+    names = sorted({g.aspect for g in groups})
+    return {name: 1 / len(names) for name in names}
+
+
+def _fit(
+    run: Run, stage: Stage, model: RewardModel, groups: Sequence[RankedGroup], valid: Sequence[RankedGroup], seed: int, lineage: dict[str, Any]
+) -> None:
+    """Trains, normalises, measures and publishes one reward model."""
+    recipe = run.recipe
+    rows, n_long = ranked_rows(groups, model.token_ids)
+    learner = loop.reward_learner(
+        model, optim=recipe.reward_optim, compute=recipe.compute, total_steps=loop.n_steps(recipe.reward, len(rows))
+    )
+    found = stage.resume()
+    if found:
+        learner.load_state(found[0])
+    loop.run(
+        recipe.reward, rows=rows, model=model, learner=learner, seed=seed,
+        log=stage.metrics(loop.n_steps(recipe.reward, len(rows)), at=learner.n_steps, shown=("loss", "accuracy")),
+        save=lambda step: stage.save(step, learner.state(), {}),
+    )  # fmt: skip
+    answers = [(g.prompt, t) for g in valid for t in g.texts]
+    _set_scale(model, demonstrations(run)[0], answers, recipe.compute.precision)
+    measured, usable = _measure(model, valid, recipe.compute.precision)
+    say(f"  accuracy {measured.accuracy:.1%} ({measured.accuracy_low:.1%} to {measured.accuracy_high:.1%}) on {measured.n} held-out pairs; of length alone {measured.longer_wins_accuracy:.1%}")
+    plain = Scorer([model])
+    probes = [Probe(p, t, float(plain([p], [t]))) for p, t in [(g.prompt, g.texts[0]) for g in usable[:N_PROBES]]]
+    card = measured.to_json() | {
+        "rankings": len(rows), "too_long": n_long, "log_tie": float(model.log_tie.detach()),
+        "train_score_p999": _top_score(model, rows),
+    }  # fmt: skip
+    sha = weights_sha(model.state_dict())
+    # Everything is written by `save_reward` in one publication; the metrics go in beside it.
+    save_reward(stage.folder, model, lineage={**lineage, "weights": sha}, card=card, probes=probes, extra=stage.keep_metrics)
+
+
+def _set_scale(model: RewardModel, demos: Sequence[Demonstration], answers: Sequence[tuple[Any, str]], precision: str) -> None:
+    """Zero is the mean of people's own answers; the unit is one standard deviation over the policy's."""
+    scorer = Scorer([model], precision=precision)
+    of_people = _scores(scorer, [(d.prompt, d.text) for d in demos[:N_CALIBRATION]])
+    of_policy = _scores(scorer, answers[: 2 * N_CALIBRATION])
+    spread = float(of_policy.std()) if len(of_policy) > 1 else 0.0
+    if not spread > 1e-6:
+        raise TrainingError("the reward model gives every answer the same score: it learned nothing. Collect more comparisons, or raise its learning rate.")
+    model.normalise(float(of_people.mean()), spread)
+
+
+def _scores(scorer: Scorer, items: Sequence[tuple[Any, str]]) -> torch.Tensor:
+    """Scores of the items that fit the window."""
+    fitting = []
+    for prompt, text in items:
+        try:
+            scorer.members[0].token_ids(prompt, text)
+        except DataError:
+            continue
+        fitting.append((prompt, text))
+    return scorer([p for p, _ in fitting], [t for _, t in fitting])
+
+
+def _measure(model: RewardModel, valid: Sequence[RankedGroup], precision: str) -> tuple[RewardReport, list[RankedGroup]]:
+    usable = [r.group for r in ranked_rows(valid, model.token_ids)[0]]
+    return evaluate(Scorer([model], precision=precision), usable), usable
+
+
+def _top_score(model: RewardModel, rows: Sequence[RankedRows]) -> float:
+    """The 99.9 % quantile of scores on what the model was trained on."""
+    flat = [(r.group.prompt, t) for r in rows for t in r.group.texts][:4000]
+    return float(_scores(Scorer([model]), flat).quantile(0.999))
+
+
+def _refuse_if_blind(run: Run, folder: Path) -> None:
+    card = load_reward(folder)[1]
+    for alarm in reward_model_alarms(
+        correct=round(card["accuracy"] * card["n"]), n=card["n"], length_only=card["longer_wins_accuracy"], agreement=card["agreement"]
+    ):
+        say(f"  ! {alarm.name}: {alarm.saw}. Likely cause: {alarm.cause}. {alarm.advice}")
+        if alarm.action == "abort" and not run.recipe.reward_stage.insist:
+            raise TrainingError(
+                f"{folder}: {alarm.name}: {alarm.saw}. Likely cause: {alarm.cause}. {alarm.advice} RL on it would only make the policy "
+                f"worse; reward_stage.insist = true runs it all the same."
+            )
+
+
+def learning_curve(run: Run, i_round: int, snapshot: Path, sft: Path, pretrained: Path | None) -> None:
+    """Accuracy against the number of rankings: further reward models on parts of the data, by prompt."""
+    shares, folder = run.recipe.evaluation.learning_curve, run.folder / f"round-{i_round}" / "learning-curve"
+    if not shares or run.is_done(folder):
+        return
+    groups, valid = load_rankings(snapshot, "train"), load_rankings(snapshot, "valid")
+    rows = []
+    for share in sorted(shares):
+        part = [g for g in groups if not is_held_out(f"curve|{g.prompt.id}", 1 - share)]
+        one = _one(run, folder.parent / f"curve-{share:g}", part, valid, snapshot, sft, pretrained, f"{share:.0%} of the data")
+        card = load_reward(one)[1]
+        rows.append({k: card[k] for k in ("rankings", "accuracy", "accuracy_low", "accuracy_high", "n", "by_source")})
+    with run.stage(folder, "learning curve"), published(folder) as aside:
+        write_json(aside / "curve.json", rows)
