@@ -82,7 +82,7 @@ def small_chat(small_tokenizer):
 
 @pytest.fixture(scope="session")
 def small_hf():
-    """(kind, **settings) -> a plain `transformers` causal model: 2 layers, width 32, large weights, 336 tokens (some spare)."""
+    """(kind, **settings) -> a plain `transformers` model: 2 layers, width 32, large weights, 336 tokens."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

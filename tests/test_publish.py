@@ -128,7 +128,10 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing(small_disk):
-    with pytest.raises(DiskError, match=r"model was not written: .* Free space"), published(small_disk / "model") as aside:
+    with (
+        pytest.raises(DiskError, match=r"model was not written: .* Free space"),
+        published(small_disk / "model") as aside,
+    ):
         (aside / "small").write_bytes(b"x" * 8192)
         (aside / "weights").write_bytes(b"x" * 200_000)
     assert list(small_disk.iterdir()) == []

@@ -40,7 +40,13 @@ def test_tiers_without_gaps_are_a_ranking(tiers):
 
 @pytest.mark.parametrize(
     ("tiers", "words"),
-    [((1, 3), "have a gap"), ((2, 2), "have a gap"), ((1,), "at least 2"), ((), "at least 2"), ((0, 1), "greater than")],
+    [
+        ((1, 3), "have a gap"),
+        ((2, 2), "have a gap"),
+        ((1,), "at least 2"),
+        ((), "at least 2"),
+        ((0, 1), "greater than"),
+    ],
 )
 def test_a_gap_one_completion_and_tier_zero_are_refused(tiers, words):
     with pytest.raises(ValidationError, match=words):
@@ -131,7 +137,9 @@ def test_ids_are_the_ones_that_stores_on_disk_hold():
     # Literals, made once: another value would orphan every stored row.
     assert digest("prompt", [{"role": "user", "content": "Grüße"}]) == "9896e63e1d35311b2121"
     assert POOL.id == "39eb9ca5f43fc7b5f206"
-    assert Completion(prompt_id=POOL.id, text="Yes.", model_version="sft-1", seed=7, sample=2).id == "1a29388b121f9679e7f5"
+    assert (
+        Completion(prompt_id=POOL.id, text="Yes.", model_version="sft-1", seed=7, sample=2).id == "1a29388b121f9679e7f5"
+    )
 
 
 def test_an_id_names_the_words_and_not_where_they_came_from():

@@ -55,10 +55,10 @@ def test_a_bomb_is_stopped_at_once(tmp_path, suffix):
     head = bytes(zlib.crc32(i.to_bytes(4, "big")) & 255 for i in range(200_000))
     path = tmp_path / f"a{suffix}"
     path.write_bytes(PACK[suffix](head + bytes(1 << 28)))
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(DataError, match="compression bomb"):
         read(path)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
 
 

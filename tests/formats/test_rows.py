@@ -98,10 +98,10 @@ def test_a_file_that_is_no_good_says_where_and_why(tmp_path, name, content, says
 )
 def test_a_bomb_of_depth_or_length_is_stopped_at_once(tmp_path, name, content):
     path = file(tmp_path, name, content)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DataError, match=name):
         rows(path)
-    assert time.monotonic() - start < 1.5
+    assert time.process_time() - start < 1.5
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
@@ -110,21 +110,21 @@ def test_a_line_without_end_is_not_read_to_its_end(tmp_path, name):
     with path.open("wb") as f:
         f.write(b'{"a": "')
         f.truncate(3 << 30)  # sparse: it takes no room on the disk, but would in memory
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DataError, match=name):
         rows(path)
-    assert time.monotonic() - start < 1.5
+    assert time.process_time() - start < 1.5
 
 
 def test_a_parquet_file_that_unfolds_is_stopped(tmp_path):
     path = tmp_path / "a.parquet"
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 3_000_000, pa.int32()), pa.array(["x" * 1000]))
     pq.write_table(pa.table({"prompt": text}), path)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DataError, match="compression bomb"):
         for _ in read_rows(path):
             pass
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_no_row_of_a_bomb_is_let_out(tmp_path):

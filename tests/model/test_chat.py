@@ -26,7 +26,8 @@ def chat(request, small_tokenizer):
 def test_the_two_templates_render_a_conversation(small_tokenizer):
     turns = Chat(small_tokenizer, window=200)
     assert small_tokenizer.decode(turns.prompt_ids(TALK)) == (
-        "<|system|>Be kind.<|end|><|user|>Hi<|end|><|assistant|>Hello.<|end|><|user|>Is the pool open?<|end|><|assistant|>"
+        "<|system|>Be kind.<|end|><|user|>Hi<|end|><|assistant|>Hello.<|end|>"
+        "<|user|>Is the pool open?<|end|><|assistant|>"
     )
     hashes = turns.template_hash, turns.tokenizer_hash
     small_tokenizer.chat_template = None

@@ -1,4 +1,4 @@
-"""What is saved is what is loaded, by us and by anybody's `transformers`; a training state survives damage and kills."""
+"""What is saved is what is loaded, by us and by anybody's `transformers`; a training state survives damage."""
 
 import json
 import os
@@ -35,7 +35,9 @@ def test_a_saved_model_is_the_same_for_plain_transformers_and_for_us(kind, tied,
     again, chat = load_causal(str(tmp_path / "model"))
     assert torch.equal(logits(again), logits(model))
     assert chat.template_hash == small_chat.template_hash
-    assert AutoTokenizer.from_pretrained(tmp_path / "model")("Hi")["input_ids"] == small_chat.tokenizer("Hi")["input_ids"]
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "model")("Hi")["input_ids"] == small_chat.tokenizer("Hi")["input_ids"]
+    )
     for loaded in (plain, again.hf):
         assert (loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight) == tied
 

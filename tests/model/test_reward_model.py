@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from tutelage.data.batch import collate
 from tutelage.errors import CorruptError, DataError, ModelError
 from tutelage.model.checkpoint import save_causal
-from tutelage.model.reward_model import CARD, HEAD, Probe, RewardModel, load_reward, new_reward_model, save_reward
+from tutelage.model.reward_model import HEAD, Probe, RewardModel, load_reward, new_reward_model, save_reward
 from tutelage.publish import MANIFEST, sha256_file
 
 ANSWERS = ["Yes, until eight.", "No.", "The kettle is on the blue shelf.", "Of course. Which day suits you?"]
@@ -77,7 +77,9 @@ def test_swapping_two_prompts_changes_the_scores_of_equal_answers(reward, ask):
 
 
 def test_the_head_starts_with_spread_one_over_root_of_width_plus_one(small_causal, small_chat):
-    wide = RewardModel(small_causal(hidden_size=768, num_hidden_layers=1), small_chat, aspects=dict.fromkeys("abcdefgh", 1))
+    wide = RewardModel(
+        small_causal(hidden_size=768, num_hidden_layers=1), small_chat, aspects=dict.fromkeys("abcdefgh", 1)
+    )
     n = wide.head.weight.numel()
     assert 1 / math.sqrt(769) == pytest.approx(0.03606, abs=1e-5)
     assert wide.head.weight.std().item() == pytest.approx(0.03606, abs=4 * 0.03606 / math.sqrt(2 * n))
@@ -116,7 +118,9 @@ class _Width(torch.nn.Module):
 
 def save(model, folder, ask, texts=ANSWERS):
     prompt = ask("Is the pool open?")
-    probes = [Probe(prompt, t, s) for t, s in zip(texts, scores(model, [prompt] * len(texts), texts).tolist(), strict=True)]
+    probes = [
+        Probe(prompt, t, s) for t, s in zip(texts, scores(model, [prompt] * len(texts), texts).tolist(), strict=True)
+    ]
     save_reward(folder, model, lineage={"parent": "sft-1"}, card={"accuracy": 0.7}, probes=probes)
     return prompt
 
@@ -282,7 +286,7 @@ def test_an_encoder_refuses_what_its_positions_cannot_hold(encoder_folder, ask):
 
 def test_a_folder_that_is_no_encoder_says_so(encoder_folder, tmp_path):
     (encoder_folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="no .safetensors file"):
+    with pytest.raises(ModelError, match=r"no \.safetensors file"):
         new_reward_model(str(encoder_folder), "encoder", aspects=None, seed=0)
     with pytest.raises(ModelError, match="no such model folder"):
         new_reward_model(str(tmp_path / "none"), "encoder", aspects=None, seed=0)

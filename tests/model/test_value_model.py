@@ -5,7 +5,7 @@ import torch
 
 from tutelage.data.batch import collate
 from tutelage.model.reward_model import RewardModel
-from tutelage.model.value_model import ValueModel
+from tutelage.model.value_model import PolicyWithValue, ValueModel
 
 
 @pytest.fixture
@@ -56,3 +56,34 @@ def test_padding_does_not_change_a_value(small_causal, small_chat, batch):
     wide = critic.at_tokens(wide_BT, batch.length_B)
     assert torch.equal(wide[:, :9], critic.at_tokens(batch.token_BT, batch.length_B))
     assert wide[:, 9:].eq(0).all()
+
+
+@pytest.fixture(params=["llama", "gpt2", "gpt_neox"])
+def actor_critic(request, small_causal):
+    joint = PolicyWithValue(small_causal(request.param))
+    with torch.no_grad():
+        joint.head.weight.copy_(torch.linspace(-1, 1, 32))
+    return joint
+
+
+@torch.no_grad()
+def test_a_head_on_the_policy_reads_the_state_before_each_token(actor_critic, batch):
+    three_BT3 = actor_critic.channels(batch.token_BT, batch.length_B, batch.mask_BT, temperature=0.7)
+    logp_BT, entropy_BT = actor_critic.model.logp(batch.token_BT, batch.length_B, batch.mask_BT, temperature=0.7)
+    critic = ValueModel(actor_critic.model)
+    critic.head.load_state_dict(actor_critic.head.state_dict())
+    value_BT = critic.before_tokens(batch.token_BT, batch.length_B, batch.mask_BT)
+    for i, expected_BT in enumerate((logp_BT, entropy_BT, value_BT)):
+        torch.testing.assert_close(three_BT3[..., i], expected_BT, atol=1e-5, rtol=1e-5)
+    assert value_BT[batch.mask_BT].std() > 0.1
+
+
+def test_a_held_trunk_gets_no_gradient_and_the_head_does(actor_critic, batch):
+    with actor_critic.hold_trunk():
+        three_BT3 = actor_critic.channels(batch.token_BT, batch.length_B, batch.mask_BT, temperature=1.0)
+    three_BT3[..., 2].sum().backward()
+    assert all(p.grad is None for p in actor_critic.model.parameters())
+    assert actor_critic.head.weight.grad.abs().max() > 0
+    three_BT3 = actor_critic.channels(batch.token_BT, batch.length_B, batch.mask_BT, temperature=1.0)
+    three_BT3[..., 2].sum().backward()
+    assert actor_critic.model.hf.get_input_embeddings().weight.grad.abs().max() > 0

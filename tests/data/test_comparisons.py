@@ -1,0 +1,61 @@
+"""Rankings as rows: each completion once, judged at its last token, none of them cut."""
+
+import pytest
+
+from tutelage.data.comparisons import comparison_batch, ranked_rows
+from tutelage.errors import DataError
+from tutelage.types import RankedGroup
+
+
+@pytest.fixture
+def groups(ask):
+    return [
+        RankedGroup(prompt=ask("Is the pool open?"), texts=("Yes.", "No.", "Maybe so."), tiers=(1, 2, 2)),
+        RankedGroup(prompt=ask("Hi"), texts=("Hello.", "word " * 100), tiers=(1, 2)),
+        RankedGroup(prompt=ask("Hi"), texts=("Bye.", "Hello."), tiers=(2, 1), margin=1.5, aspect="kind"),
+    ]
+
+
+@pytest.fixture
+def token_ids(small_chat):
+    def ids(prompt, text):
+        out = small_chat.prompt_ids(prompt) + small_chat.completion_ids(text)
+        if len(out) > small_chat.window:
+            raise DataError("too long")
+        return out
+
+    return ids
+
+
+def test_a_ranking_with_one_text_too_long_is_dropped_whole_and_counted(groups, token_ids):
+    rows, n_dropped = ranked_rows(groups, token_ids)
+    assert n_dropped == 1
+    assert [r.group for r in rows] == [groups[0], groups[2]]
+    assert [r.margin for r in rows] == [0.0, 1.5]
+
+
+def test_no_usable_ranking_is_an_error(groups, token_ids):
+    with pytest.raises(DataError, match="none of the 1 rankings can be used"):
+        ranked_rows(groups[1:2], token_ids)
+    with pytest.raises(DataError, match="none of the 0 rankings"):
+        ranked_rows([], token_ids)
+
+
+def test_every_completion_is_one_row_beside_its_rivals(groups, token_ids, small_chat):
+    batch = comparison_batch(ranked_rows(groups, token_ids)[0])
+    assert batch.tier_C.tolist() == [1, 2, 2, 2, 1]
+    assert batch.group_C.tolist() == [0, 0, 0, 1, 1]
+    assert batch.margin_P.tolist() == [0.0, 1.5]
+    assert batch.aspect_P == ("overall", "kind")
+    assert batch.n_prompts == 2
+    texts = [small_chat.text(t[:n]) for t, n in zip(batch.batch.token_BT.tolist(), batch.batch.length_B, strict=True)]
+    assert [t.endswith(w) for t, w in zip(texts, ["Yes.", "No.", "Maybe so.", "Bye.", "Hello."], strict=True)] == [
+        True
+    ] * 5
+
+
+def test_the_mask_stands_on_the_last_token_of_each_row(groups, token_ids):
+    batch = comparison_batch(ranked_rows(groups, token_ids)[0]).batch
+    assert batch.mask_BT.sum(1).tolist() == [1] * 5
+    assert batch.mask_BT.int().argmax(1).tolist() == (batch.length_B - 1).tolist()
+    assert batch.token_BT[batch.mask_BT].tolist() == [1] * 5  # the end token

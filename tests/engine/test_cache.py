@@ -1,0 +1,89 @@
+"""One token at a time through the cache gives what the whole sequence gives at once.
+
+S slots, N packed tokens, H query heads, G key heads, T positions, D head width.
+"""
+
+import pytest
+import torch
+
+from tutelage.engine.cache import ROUND, PrefillLayout, SlotCache
+from tutelage.model.attention import Packed
+
+KINDS = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_through_slots_equals_the_full_forward(kind, small_causal):
+    model = small_causal(kind)
+    g = torch.Generator().manual_seed(0)
+    n_prompt, n_new = [4, 30, 1], 6  # the second passes the first rounding of the read length
+    rows = [torch.randint(5, 320, (n + n_new,), generator=g) for n in n_prompt]
+    packed = Packed(n_prompt)
+    layout = PrefillLayout(packed)
+    prompt_N = torch.cat([r[:n] for r, n in zip(rows, n_prompt, strict=True)])
+    last_B = torch.tensor(n_prompt).cumsum(0) - 1
+    prefixes = layout.prefixes(model.logits(prompt_N, packed.position_N, last_B, layout))
+    cache = SlotCache(4, 40)
+    for slot, prefix in enumerate(prefixes):
+        cache.admit(slot, prefix)
+    got = [[p.logits_V] for p in prefixes]
+    for t in range(n_new):
+        position_S = torch.tensor([n + t for n in n_prompt])
+        token_S = torch.stack([r[n + t] for r, n in zip(rows, n_prompt, strict=True)])
+        for slot, logits_V in enumerate(model.logits(token_S, position_S, torch.arange(3), cache.step(position_S))):
+            got[slot].append(logits_V)
+    for row, n, logits in zip(rows, n_prompt, got, strict=True):
+        alone = Packed([len(row)])
+        full_TV = model.logits(row, alone.position_N, torch.arange(len(row)), alone)
+        torch.testing.assert_close(torch.stack(logits), full_TV[n - 1 :], atol=1e-5, rtol=1e-5)
+
+
+def prefix(value, length):
+    packed = Packed([length])
+    layout = PrefillLayout(packed)
+    x = torch.full((2, length, 8), value)
+    layout.attend(0, x, x, x, 1.0)
+    return layout.prefixes(torch.zeros(1, 5))[0]
+
+
+def step(cache, values, positions):
+    """One decoding step with these keys and values; returns [S, H] (all head widths are alike)."""
+    x_GND = torch.tensor(values)[None, :, None].expand(2, -1, 8).clone()
+    query_HND = torch.zeros(4, len(values), 8)  # looks at all positions alike: the mean of the values
+    return cache.step(torch.tensor(positions)).attend(0, query_HND, x_GND, x_GND, 1.0)[:, :, 0]
+
+
+def test_what_a_slot_held_before_is_not_seen():
+    cache = SlotCache(2, 64)
+    cache.admit(0, prefix(1e6, 60))
+    cache.admit(1, prefix(7.0, 2))
+    cache.admit(0, prefix(1.0, 2))  # a shorter one moves into the slot
+    # Means: (1 + 1 + 4) / 3 and (7 + 7 + 1) / 3.
+    assert step(cache, [4.0, 1.0], [2, 2]).tolist() == [pytest.approx([2.0] * 4), pytest.approx([5.0] * 4)]
+
+
+def test_a_moved_sequence_takes_its_keys_along():
+    cache = SlotCache(2, 8)
+    cache.admit(0, prefix(9.0, 3))
+    cache.admit(1, prefix(1.0, 2))
+    step(cache, [9.0, 4.0], [3, 2])
+    cache.move(1, 0, 3)
+    assert step(cache, [6.0], [3]).tolist() == [pytest.approx([3.0] * 4)]  # (1 + 1 + 4 + 6) / 4
+
+
+def test_reads_stop_near_the_longest_sequence_and_never_pass_the_capacity():
+    cache = SlotCache(1, 70)
+    cache.admit(0, prefix(1.0, 2))
+    assert cache.step(torch.tensor([2]))._read == ROUND
+    assert cache.step(torch.tensor([ROUND]))._read == 2 * ROUND
+    assert cache.step(torch.tensor([69]))._read == 70
+    assert step(cache, [1.0], [69]).shape == (1, 4)
+
+
+def test_a_model_that_repeats_a_layer_is_refused():
+    layout = PrefillLayout(Packed([2]))
+    x = torch.zeros(2, 2, 8)
+    layout.attend(0, x, x, x, 1.0)
+    with pytest.raises(AssertionError, match="layer 0 ran after 1 layers"):
+        layout.attend(0, x, x, x, 1.0)
