@@ -54,7 +54,7 @@ class Table(nn.Module):
         return torch.stack([torch.where(batch.mask_BT, x, 0.0) for x in (logp_BT, entropy_BT)], dim=-1)
 
     @torch.no_grad()
-    def logp(self, batch: TokenBatch) -> Tensor:
+    def logp(self, batch: TokenBatch, parts: Sequence[Tensor] | None = None) -> Tensor:
         """As a `Reference`."""
         return self.channels(batch)[..., 0].float()
 

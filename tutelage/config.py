@@ -17,7 +17,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from tutelage.errors import ConfigError
 
-
 T = TypeVar("T")
 
 

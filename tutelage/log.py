@@ -50,7 +50,9 @@ def _open_board(folder: Path) -> Any:
     try:
         from tensorboard.summary import Writer
     except ImportError as e:
-        raise ConfigError("log.tensorboard = true, but TensorBoard is not installed. Run `pip install tensorboard`, or set it to false.") from e
+        raise ConfigError(
+            "log.tensorboard = true, but TensorBoard is not installed. Run `pip install tensorboard`, or set it to false."
+        ) from e
     return Writer(str(folder))
 
 

@@ -103,6 +103,7 @@ def test_aspects_are_weighted_into_one_score(small_causal, small_chat):
 def test_normalising_twice_is_normalising_once_to_the_last():
     raw = torch.tensor([[-5.0], [-6.5], [-7.1], [2.0]])
     model = RewardModel(_Width(), None)
+    model.normalise(3.0, 0.5)  # of other answers, some rounds ago
     for _ in range(2):
         score = model.combine(raw)
         model.normalise(score.mean().item(), score.std(correction=0).item())

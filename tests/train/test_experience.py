@@ -18,7 +18,7 @@ class Reference:
     def __init__(self, logp_BT):
         self.logp_BT = logp_BT
 
-    def logp(self, batch):
+    def logp(self, batch, parts=None):
         return self.logp_BT
 
 
@@ -79,9 +79,7 @@ def test_an_empty_answer_counts_as_unfinished():
     seen = made(rollouts(["a b", "", "c", "d"], [2, 1, 3, 3], [True, True, True, False]), [1.0, 9.0, 2.0, 9.0])
     assert seen.reward_B.tolist() == [1.0, -1.0, 2.0, -1.0]
     assert seen.score_B.tolist() == [1.0, 9.0, 2.0, 9.0]
-    masked = made(
-        rollouts(["a", ""], [2, 1], [True, True]), [1.0, 9.0], cfg=UnfinishedConfig(mode="mask")
-    )
+    masked = made(rollouts(["a", ""], [2, 1], [True, True]), [1.0, 9.0], cfg=UnfinishedConfig(mode="mask"))
     assert masked.mask_BT.any(dim=1).tolist() == [True, False]
 
 
@@ -163,5 +161,5 @@ def test_masked_out_answers_still_count_as_divergence():
 
 
 def test_a_penalty_is_no_reward():
-    with pytest.raises(ConfigError, match="unfinished.value = -1"):
+    with pytest.raises(ConfigError, match=r"unfinished\.value = -1"):
         UnfinishedConfig(value=-1.0)

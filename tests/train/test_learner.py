@@ -56,9 +56,7 @@ def assert_cut_changes_nothing(build, term):
 
 @pytest.fixture
 def policy(speaker_copy):
-    return lambda compute: policy_learner(
-        speaker_copy(), temperature=1.0, optim=PLAIN, compute=compute, total_steps=10
-    )
+    return lambda compute: policy_learner(speaker_copy(), temperature=1.0, optim=PLAIN, compute=compute, total_steps=10)
 
 
 def test_cutting_changes_nothing_of_the_policy_loss(policy):
@@ -208,13 +206,24 @@ def test_the_average_follows_the_weights_by_its_formula():
     assert learner.ema["weight"].item() != pytest.approx(float(learner.named["weight"].detach()), abs=1e-4)
 
 
+def test_the_average_is_lent_to_the_module_and_taken_back():
+    learner = line(ema_decay=0.9)
+    learner.step([scaled(0.01)])
+    present, average = learner.state()["weights/weight"], learner.ema["weight"].clone()
+    with pytest.raises(KeyError), learner.averaged():
+        assert torch.equal(learner.named["weight"], average) and not torch.equal(average, present)
+        raise KeyError
+    assert torch.equal(learner.named["weight"], present) and torch.equal(learner.ema["weight"], average)
+    plain = line()
+    with plain.averaged():
+        assert plain.named["weight"].item() == 2.0
+
+
 def test_a_resumed_learner_makes_the_update_that_would_have_come(speaker_copy):
     optim = OptimConfig(lr=3e-3, warmup_steps=2, weight_decay=0.1)
 
     def build():
-        return policy_learner(
-            speaker_copy(), temperature=1.0, optim=optim, compute=WHOLE, total_steps=6, ema_decay=0.9
-        )
+        return policy_learner(speaker_copy(), temperature=1.0, optim=optim, compute=WHOLE, total_steps=6, ema_decay=0.9)
 
     def update(learner, i):
         batch = random_batch(seed=i)

@@ -15,7 +15,11 @@ def monitor(**config):
 
 def calm(**more):
     zero = ("kl", "kl_se", "zero_std_groups", "length_corr", "unfinished", "empty", "mismatch_mean", "first_token_kl")
-    return dict.fromkeys(zero, 0.0) | {"length": 5.0, "repetition": 1.0, "entropy": 1.0, "unique": 1.0, "kl_coef": 0.1} | more
+    return (
+        dict.fromkeys(zero, 0.0)
+        | {"length": 5.0, "repetition": 1.0, "entropy": 1.0, "unique": 1.0, "kl_coef": 0.1}
+        | more
+    )
 
 
 def test_figures_of_an_update_are_means_over_its_minibatches():
@@ -48,7 +52,9 @@ def test_alarms_are_told_once_kept_and_dated():
 
 def test_an_abort_says_what_was_seen_why_and_what_to_do():
     watch, told = monitor()
-    with pytest.raises(TrainingError, match=r"update 2, degenerate groups: .* Likely cause: a constant reward") as caught:
+    with pytest.raises(
+        TrainingError, match=r"update 2, degenerate groups: .* Likely cause: a constant reward"
+    ) as caught:
         watch.before_update(2, calm(zero_std_groups=1.0), None)
     assert told[0].advice in str(caught.value) and [a.action for a in told] == ["abort"]
 

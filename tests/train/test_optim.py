@@ -45,7 +45,7 @@ def test_weight_decay_shrinks_matrices_alone():
 
 
 def test_one_step_of_adam_by_hand():
-    # The first step of Adam is lr x g / (|g| + eps): 0.1 x 1 for g = 4, less eps; 1e-6 / (1e-6 + 1e-5) of it for g = 1e-6.
+    # The first step of Adam is lr x g / (|g| + eps): all of 0.1 for g = 4, and a share of 1e-6 / 1.1e-5 for g = 1e-6.
     p = nn.Parameter(torch.tensor([1.0, 1.0], dtype=torch.float64))
     adamw = build_adamw({"p": p}, OptimConfig(lr=0.1, eps=1e-5))
     p.grad = torch.tensor([4.0, 1e-6], dtype=torch.float64)

@@ -41,8 +41,9 @@ def test_a_clean_run_is_silent(course, algorithm):
 def test_a_policy_that_measures_at_another_temperature_than_it_trains(course, algorithm):
     # Old log-probabilities at 0.7, the update's own pass at 1.
     run = course()
-    trained, measured = run.policy, policy_learner(
-        run.model, temperature=0.7, optim=OPTIM, compute=COMPUTE, total_steps=9
+    trained, measured = (
+        run.policy,
+        policy_learner(run.model, temperature=0.7, optim=OPTIM, compute=COMPUTE, total_steps=9),
     )
     trained.infer = measured.infer
     run.parts |= {
@@ -103,7 +104,7 @@ class AdapterLeftOn:
     def __init__(self, model):
         self.model = model
 
-    def logp(self, batch):
+    def logp(self, batch, parts=None):
         return infer_logp(self.model, batch, temperature=1.0, compute=COMPUTE)
 
 
@@ -124,7 +125,8 @@ def test_an_adapter_that_is_on_in_the_reference(course):
     assert alarms == ["KL at the start"] and "its adapter is on" in why
     with adapter.off():
         rollouts = run.parts["sampler"].sample(run.world.prompts, n=1, step=0)
-        torch.testing.assert_close(AdapterLeftOn(run.model).logp(rollouts.batch), run.parts["reference"].logp(rollouts.batch))
+        off = AdapterLeftOn(run.model).logp(rollouts.batch)
+    torch.testing.assert_close(off, run.parts["reference"].logp(rollouts.batch))
 
 
 @ALGORITHMS
@@ -151,7 +153,7 @@ def test_answers_without_an_end(course, algorithm):
     run = course()
     end = run.world.chat.end_id
     for model in (run.model, run.parts["reference"]._model):
-        _forbid(model, end, 1.5)  # the end token is unlikely, as after an SFT that never trained it
+        _forbid(model, end, 3.0)  # the end token is unlikely, as after an SFT that never trained it
     assert go(run, algorithm, updates=1) == (["no end"], "")
     assert run.rows[0]["unfinished"] > 0.1
 
@@ -210,31 +212,29 @@ def test_a_row_that_is_not_a_number(course):
 @ALGORITHMS
 def test_a_policy_whose_own_row_is_not_a_number_is_skipped_and_then_ends_the_run(course, algorithm):
     run = course(watch=MonitorConfig())
-    inner, run.broken = run.policy._forward, False
+    inner = run.policy._forward
 
     def forward(batch):
         out = inner(batch)
-        return torch.where(torch.arange(len(batch))[:, None, None] == 1, out * float("nan"), out) if grad() else out
-
-    def grad():
-        return torch.is_grad_enabled()
+        if not torch.is_grad_enabled():
+            return out  # rollouts are scored as they should be
+        return torch.where(torch.arange(len(batch))[:, None, None] == 1, out * float("nan"), out)
 
     run.policy._forward = forward
     alarms, why = go(run, algorithm, updates=4)
     assert alarms == ["not finite"] and "3 times in a row" in why
 
 
-def test_a_value_clip_that_is_too_small_for_the_rewards(course):
-    def clipped(value_clip):
-        run = course()
-        run.parts |= {
-            "score": lambda prompts, texts: 100 * run.world.liking(prompts, texts),
-            "kl": KLConfig(mode="fixed", coef=10.0),
-        }
-        return go(run, updates=8, value_clip=value_clip, epochs=4)[0]
-
-    assert clipped(1e-6) == ["useless critic"]
-    assert clipped(0.2) == []
+@pytest.mark.parametrize(("value_clip", "alarms"), [(0.01, ["useless critic"]), (0.2, [])])
+def test_a_value_clip_that_is_too_small_for_the_rewards(course, value_clip, alarms):
+    run = course()
+    # The speaker ends at once in about one answer of five hundred, so a long run finds an empty one, rightly.
+    run.parts |= {
+        "score": lambda prompts, texts: 10 * run.world.liking(prompts, texts),
+        "kl": KLConfig(mode="fixed", coef=1.0),
+    }
+    found, why = go(run, updates=6, value_clip=value_clip, epochs=2)
+    assert not why and [a for a in found if a != "empty answers"] == alarms
 
 
 def test_a_reward_model_trained_on_swapped_labels_unlearns(course):

@@ -49,9 +49,7 @@ def test_the_first_gradient_points_along_the_objectives(toy):
     exact = problem.gradient(toy.Table(away)).flatten()
     bench = toy.Bench(problem, 1, grad_clip=1e9, monitor=KEEP_OFF_REFERENCE, start_SV=away)
     bench.run_ppo(
-        PPOConfig(
-            updates=1, prompts_per_update=10_000, samples_per_prompt=4, minibatches=1, lam=1.0, critic_warmup=0
-        )
+        PPOConfig(updates=1, prompts_per_update=10_000, samples_per_prompt=4, minibatches=1, lam=1.0, critic_warmup=0)
     )
     assert cosine_similarity(-bench.policy.logits_SV.grad.flatten(), exact, dim=0) > 0.99
 

@@ -117,7 +117,8 @@ def test_a_ranking_of_four_costs_the_mean_of_its_six_pairs():
     assert by_hand == pytest.approx(0.207038, abs=1e-6)
     loss, metrics = loss_of([ranking([0, 1, 2, 3], [1, 2, 3, 4])], with_scores(2.0, 1.0, 0.0, -1.0), ties="half")
     assert loss.item() == pytest.approx(by_hand, abs=1e-6) and metrics["accuracy"].item() == pytest.approx(1.0)
-    loss, _ = loss_of([ranking([0, 1, 2, 3], [1, 2, 3, 4])], with_scores(2.0, 1.0, 0.0, -1.0), likelihood="plackett_luce")
+    model = with_scores(2.0, 1.0, 0.0, -1.0)
+    loss, _ = loss_of([ranking([0, 1, 2, 3], [1, 2, 3, 4])], model, likelihood="plackett_luce")
     assert loss.item() == pytest.approx(1.161057, abs=1e-6)
 
 
@@ -146,7 +147,7 @@ def test_nine_answers_do_not_pull_six_times_as_hard_as_four():
 @pytest.mark.parametrize(
     ("ties", "tied", "won"),
     [
-        # d = 1: half of the loss both ways; Davidson nu = .5 and Rao-Kupper theta = 1.5 (log-excess log .5) by science 17.
+        # d = 1: half of the loss both ways; Davidson with nu = .5; Rao-Kupper with theta = 1.5, log-excess log .5.
         ("half", 0.5 * (math.log1p(math.exp(-1)) + math.log1p(math.e)), math.log1p(math.exp(-1))),
         ("davidson", -math.log(0.181472), -math.log(0.598392)),
         ("rao_kupper", -math.log(0.158645), -math.log(0.644405)),
@@ -173,7 +174,7 @@ def test_smoothing_and_margin_by_hand():
     model = with_scores(0.15, 0.0)
     pair = [ranking([0, 1], [1, 2], margin=2.0)]
     assert loss_of(pair, model, ties="drop", smoothing=0.1)[0].item() == pytest.approx(0.635957, abs=1e-6)
-    # The winner should lead by .5 x 2 = 1 and leads by .15; wrong way round, the other should lead by 1 and trails by .15.
+    # The winner should lead by .5 x 2 = 1 and leads by .15; the wrong way round, the other trails by .15.
     right, wrong = math.log1p(math.exp(-(0.15 - 1))), math.log1p(math.exp(-(-0.15 - 1)))
     assert loss_of(pair, model, ties="drop", margin_scale=0.5)[0].item() == pytest.approx(right, abs=1e-6)
     both = loss_of(pair, model, ties="drop", margin_scale=0.5, smoothing=0.1)[0].item()

@@ -26,7 +26,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if debug:
@@ -35,7 +37,7 @@ def _options(
 
 def main() -> None:
     """Runs a command; a deliberate error is one message on standard error and its exit code, without a traceback."""
-    from tutelage.cli import runs  # noqa: F401  # each registers its commands
+    from tutelage.cli import data, models, runs  # noqa: F401  # each registers its commands
 
     try:
         app()

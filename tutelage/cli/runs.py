@@ -1,23 +1,17 @@
 """Commands on run directories: quickstart, run, status, one stage alone, pretrain, report, doctor."""
 
-import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tutelage.cli.main import app
+from tutelage.cli.terminal import Json, emit
 
 Out = Annotated[Path, typer.Option("--out", help="The run directory: started, or resumed where it stands.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, as a.b=c; may be given many times.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/quickstart.toml.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-
-
-def emit(facts: dict[str, Any], as_json: bool, text: str) -> None:
-    """The answer of a command: JSON for programs, or a text for people."""
-    typer.echo(json.dumps(facts, ensure_ascii=False) if as_json else text)
 
 
 def _run(recipe: Path, out: Path, settings: list[str] | None, as_json: bool, until: str = "") -> None:

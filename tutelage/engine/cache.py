@@ -33,7 +33,9 @@ class PrefillLayout:
         self.values: list[Tensor] = []
 
     def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
-        assert layer == len(self.keys), f"layer {layer} ran after {len(self.keys)} layers: the model skips or repeats one"
+        assert layer == len(self.keys), (
+            f"layer {layer} ran after {len(self.keys)} layers: the model skips or repeats one"
+        )
         self.keys.append(key_GND)
         self.values.append(value_GND)
         return self.packed.attend(layer, query_HND, key_GND, value_GND, scaling)
@@ -100,5 +102,7 @@ class DecodeLayout:
         groups = query_HND.shape[0] // key_GND.shape[0]
         # Query heads that share a key head stand as extra queries of it, so no key is ever repeated.
         query_SGRD = query_HND.transpose(0, 1).unflatten(1, (key_GND.shape[0], groups)).to(keys.dtype)
-        out_SGRD = scaled_dot_product_attention(query_SGRD, key_SGTD, value_SGTD, attn_mask=self._mask_S11T, scale=scaling)
+        out_SGRD = scaled_dot_product_attention(
+            query_SGRD, key_SGTD, value_SGTD, attn_mask=self._mask_S11T, scale=scaling
+        )
         return out_SGRD.flatten(1, 2).to(value_GND.dtype)

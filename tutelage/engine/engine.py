@@ -25,7 +25,9 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if self.slots < 1 or self.prefill_tokens < 1:
-            raise ConfigError(f"engine.slots = {self.slots}, engine.prefill_tokens = {self.prefill_tokens}: both must be 1 or more.")
+            raise ConfigError(
+                f"engine.slots = {self.slots}, engine.prefill_tokens = {self.prefill_tokens}: both must be 1 or more."
+            )
 
 
 class Engine:
@@ -77,7 +79,12 @@ class Engine:
                 )
 
     def _admit(
-        self, scheduler: Scheduler, requests: Sequence[Request], cache: SlotCache, prefixes: dict[int, Prefix], sampling: SamplingConfig
+        self,
+        scheduler: Scheduler,
+        requests: Sequence[Request],
+        cache: SlotCache,
+        prefixes: dict[int, Prefix],
+        sampling: SamplingConfig,
     ) -> int:
         """Fills free slots: prefills prompts that are new, copies their keys and values, and draws each first token."""
         taken = scheduler.admit()
@@ -117,7 +124,9 @@ class Engine:
         device = self.model.device
         token_S = torch.tensor([s.token_ids[-1] for s in running], device=device)
         position_S = torch.tensor([s.length - 1 for s in running], device=device)
-        logits_SV = self.model.logits(token_S, position_S, torch.arange(len(running), device=device), cache.step(position_S))
+        logits_SV = self.model.logits(
+            token_S, position_S, torch.arange(len(running), device=device), cache.step(position_S)
+        )
         self._append(running, logits_SV, sampling)
         return len(running)
 

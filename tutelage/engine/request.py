@@ -17,11 +17,17 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ConfigError(f"sampling.max_new_tokens = {self.max_new_tokens}, but an answer needs at least its end token. Set it to 1 or more.")
+            raise ConfigError(
+                f"sampling.max_new_tokens = {self.max_new_tokens}, but an answer needs at least its end token. Set it to 1 or more."
+            )
         if self.temperature < 0:
-            raise ConfigError(f"sampling.temperature = {self.temperature}, but it divides the logits. Set it to 0 (likeliest token) or above.")
+            raise ConfigError(
+                f"sampling.temperature = {self.temperature}, but it divides the logits. Set it to 0 (likeliest token) or above."
+            )
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"sampling.top_p = {self.top_p}, but it is a share of probability. Set it above 0 and at most 1.")
+            raise ConfigError(
+                f"sampling.top_p = {self.top_p}, but it is a share of probability. Set it above 0 and at most 1."
+            )
         if self.top_k < 0:
             raise ConfigError(f"sampling.top_k = {self.top_k}, but it counts tokens. Set it to 0 (all) or more.")
 

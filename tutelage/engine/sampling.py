@@ -7,7 +7,9 @@ from torch import Tensor
 from tutelage.engine.request import SamplingConfig
 
 
-def uniform(seed_S: "np.ndarray[tuple[int], np.dtype[np.uint64]]", position_S: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> Tensor:
+def uniform(
+    seed_S: "np.ndarray[tuple[int], np.dtype[np.uint64]]", position_S: "np.ndarray[tuple[int], np.dtype[np.uint64]]"
+) -> Tensor:
     """One number in [0, 1) a row, float64: SplitMix64 (Steele et al. 2014) of seed and position."""
     with np.errstate(over="ignore"):
         z = seed_S + (position_S + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)

@@ -24,6 +24,8 @@ def best_of_n(completions: Sequence[Completion], scores: Sequence[float], n: int
     completions, scores  `group` answers of a prompt side by side, n <= group
     KL of best-of-n is ln n - (n - 1) / n for continuous rewards (Stiennon et al. 2020, appendix G.3).
     """
-    assert len(completions) == len(scores) and len(scores) % group == 0 and n <= group, f"{len(scores)} scores, group {group}, n {n}"
+    assert len(completions) == len(scores) and len(scores) % group == 0 and n <= group, (
+        f"{len(scores)} scores, group {group}, n {n}"
+    )
     best = np.array(scores).reshape(-1, group)[:, :n].argmax(axis=1)
     return BestOf(n, bon_kl(n), tuple(completions[i * group + int(b)] for i, b in enumerate(best)))

@@ -17,7 +17,9 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.win_rate < 1:
-            raise ConfigError(f"gate.win_rate = {self.win_rate}, but it is a share of comparisons won. 0.5 asks for 'not worse'.")
+            raise ConfigError(
+                f"gate.win_rate = {self.win_rate}, but it is a share of comparisons won. 0.5 asks for 'not worse'."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,9 @@ def decide(cfg: GateConfig, figures: Mapping[str, float]) -> Verdict:
     """Reads `win_low` (against the best policy so far), `kl`, `unfinished` and `unique`."""
     against = []
     if figures["win_low"] < cfg.win_rate:
-        against.append(f"its win rate against the best policy so far may be as low as {figures['win_low']:.1%} (asked: {cfg.win_rate:.0%})")
+        against.append(
+            f"its win rate against the best policy so far may be as low as {figures['win_low']:.1%} (asked: {cfg.win_rate:.0%})"
+        )
     if figures["kl"] > cfg.max_kl:
         against.append(f"it stands {figures['kl']:.1f} nats from the SFT model (allowed: {cfg.max_kl:g})")
     if figures["unfinished"] > cfg.max_unfinished:

@@ -72,7 +72,9 @@ def evaluate(score: Score, groups: Sequence[RankedGroup], *, seed: int = 0) -> R
     """Scores every text once and compares within rankings. Raises DataError when no pair has a winner."""
     pairs, n_ties, within = _pairs(score, groups)
     if not pairs:
-        raise DataError(f"{len(groups)} rankings hold no pair with a winner, so accuracy is undefined. Give comparisons that are not all ties.")
+        raise DataError(
+            f"{len(groups)} rankings hold no pair with a winner, so accuracy is undefined. Give comparisons that are not all ties."
+        )
     margin = np.array([p.better - p.worse for p in pairs])
     whole = _accuracy(pairs, seed)
     p, right = fold(1 / (1 + np.exp(-margin)), np.ones(len(pairs)))
@@ -142,5 +144,7 @@ def _ceiling(groups: Sequence[RankedGroup]) -> float | None:
 def _bins(p: Any, right: Any) -> tuple[tuple[float, float, int], ...]:
     cell = np.minimum((np.asarray(p) - 0.5) / 0.05, 9).astype(int)
     return tuple(
-        (float(p[cell == c].mean()), float(right[cell == c].mean()), int((cell == c).sum())) for c in range(10) if (cell == c).any()
+        (float(p[cell == c].mean()), float(right[cell == c].mean()), int((cell == c).sum()))
+        for c in range(10)
+        if (cell == c).any()
     )

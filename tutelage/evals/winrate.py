@@ -31,7 +31,13 @@ class WinRate:
 
 
 def win_rate(
-    prompts: Sequence[Prompt], ours: Sequence[Completion], theirs: Sequence[Completion], judge: Judge, *, tie_width: float = 0.0, seed: int = 0
+    prompts: Sequence[Prompt],
+    ours: Sequence[Completion],
+    theirs: Sequence[Completion],
+    judge: Judge,
+    *,
+    tie_width: float = 0.0,
+    seed: int = 0,
 ) -> WinRate:
     """Compares answer i of one policy with answer i of the other, both to prompt i.
 

@@ -55,7 +55,13 @@ class CausalModel(nn.Module):
         return hidden_ND
 
     def logp(
-        self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor, *, temperature: float = 1.0, with_entropy: bool = True
+        self,
+        token_BT: Tensor,
+        length_B: Tensor,
+        mask_BT: Tensor,
+        *,
+        temperature: float = 1.0,
+        with_entropy: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy (both nats, [B, T], float32) of each token under the mask; 0 elsewhere.
 

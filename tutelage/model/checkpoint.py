@@ -18,6 +18,7 @@ from torch import Tensor
 from tutelage.errors import CorruptError, ModelError
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
+from tutelage.model.quiet import quieten
 from tutelage.publish import is_published, published, verify, write_json
 
 LINEAGE = "lineage.json"
@@ -35,6 +36,7 @@ def weights_sha(weights: Mapping[str, Tensor]) -> str:
 
 def write_causal(folder: Path, model: CausalModel, chat: Chat, *, dtype: torch.dtype = torch.float32) -> None:
     """Fills `folder` with config, weights and tokenizer as `transformers` reads them."""
+    quieten()
     hf = model.hf
     attention, own_dtype = hf.config._attn_implementation, hf.config.dtype
     cast: dict[int, Tensor] = {}  # by address, so that tied weights stay one tensor and are written once

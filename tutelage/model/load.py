@@ -20,6 +20,7 @@ from tutelage.errors import ModelError
 from tutelage.model.attention import NAME, Packed
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
+from tutelage.model.quiet import quieten
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "base"
 
@@ -66,6 +67,7 @@ def locate(source: str) -> str:
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model. Raises ModelError when it has no end token."""
     where = locate(source)
+    quieten()
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as e:
@@ -108,6 +110,7 @@ def load_causal(source: str, *, device: str = "cpu") -> tuple[CausalModel, Chat]
 
 def _open(source: str, where: str) -> PreTrainedModel:
     """The model in float32 on our attention, every dropout at 0 and every weight read from the folder."""
+    quieten()
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         for name in DROPOUTS:

@@ -16,7 +16,9 @@ class _ChosenLogp(torch.autograd.Function):
     """logp = logit[token] / T - logsumexp(logits / T); its gradient is onehot - softmax."""
 
     @staticmethod
-    def forward(ctx: Any, logits_MV: Tensor, token_M: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits_MV: Tensor, token_M: Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         logp_M = torch.empty(len(token_M), dtype=torch.float32, device=logits_MV.device)
         norm_M = torch.empty_like(logp_M)
         entropy_M = torch.zeros_like(logp_M)
@@ -51,7 +53,9 @@ class _ChosenLogp(torch.autograd.Function):
         return grad_MV, None, None, None
 
 
-def chosen_logp(logits_MV: Tensor, token_M: Tensor, *, temperature: float = 1.0, with_entropy: bool = True) -> tuple[Tensor, Tensor]:
+def chosen_logp(
+    logits_MV: Tensor, token_M: Tensor, *, temperature: float = 1.0, with_entropy: bool = True
+) -> tuple[Tensor, Tensor]:
     """Log-probability [M] of `token_M` and entropy [M] (0 unless asked for), float32, nats, under softmax(logits / T).
 
     Gradient flows through the log-probability alone.

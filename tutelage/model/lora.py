@@ -31,7 +31,9 @@ class Adapter:
         self.model = model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear", bias="none")
+            config = LoraConfig(
+                r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear", bias="none"
+            )
             self._tuner = LoraModel(model.hf, config, "default")
         for name, p in model.named_parameters():
             p.requires_grad_("lora_" in name)

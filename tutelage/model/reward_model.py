@@ -22,6 +22,7 @@ from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
 from tutelage.model.checkpoint import LINEAGE, write_causal
 from tutelage.model.load import DROPOUTS, load_causal, load_tokenizer, locate
+from tutelage.model.quiet import quieten
 from tutelage.publish import published, verify, write_json
 from tutelage.types import Prompt
 
@@ -71,7 +72,12 @@ class RewardModel(nn.Module):
     """Scores answers. Score = gain x (weighted sum of the aspects' heads) + shift."""
 
     def __init__(
-        self, backbone: CausalModel | EncoderModel, chat: Chat | None, *, aspects: Mapping[str, float] | None = None, seed: int = 0
+        self,
+        backbone: CausalModel | EncoderModel,
+        chat: Chat | None,
+        *,
+        aspects: Mapping[str, float] | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -131,7 +137,9 @@ class RewardModel(nn.Module):
         self.get_buffer("gain").mul_(gain)
 
 
-def new_reward_model(source: str, kind: Literal["causal", "encoder"], *, aspects: Mapping[str, float] | None, seed: int) -> RewardModel:
+def new_reward_model(
+    source: str, kind: Literal["causal", "encoder"], *, aspects: Mapping[str, float] | None, seed: int
+) -> RewardModel:
     """A reward model with a fresh head on an existing backbone."""
     if kind == "causal":
         model, chat = load_causal(source)
@@ -141,6 +149,7 @@ def new_reward_model(source: str, kind: Literal["causal", "encoder"], *, aspects
 
 def load_encoder(source: str) -> EncoderModel:
     """An encoder from a folder or hub name, float32, every dropout 0."""
+    quieten()
     where = locate(source)
     tokenizer = load_tokenizer_of_encoder(source)
     try:
@@ -148,7 +157,9 @@ def load_encoder(source: str) -> EncoderModel:
         for name in DROPOUTS:
             if name in config.to_dict():
                 setattr(config, name, 0.0)
-        hf = AutoModel.from_pretrained(where, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+        hf = AutoModel.from_pretrained(
+            where, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as e:
         raise ModelError(f"{source}: the encoder could not be opened ({str(e).splitlines()[0]}).") from e
     # Encoders of the RoBERTa kind count positions from pad_token_id + 1, so their window is shorter by two.
@@ -167,7 +178,12 @@ def load_tokenizer_of_encoder(source: str) -> PreTrainedTokenizerBase:
 
 
 def save_reward(
-    folder: Path, model: RewardModel, *, lineage: Mapping[str, Any], card: Mapping[str, Any], probes: Sequence[Probe],
+    folder: Path,
+    model: RewardModel,
+    *,
+    lineage: Mapping[str, Any],
+    card: Mapping[str, Any],
+    probes: Sequence[Probe],
     extra: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Publishes backbone, heads, normalisation, lineage, a card of how it was measured, and probe scores.
@@ -208,7 +224,9 @@ def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
     found = {k: tuple(v.shape) for k, v in own.items()}
     needed = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.startswith("backbone.")}
     if found != needed:
-        raise ModelError(f"{folder}: the head holds {found}, but the backbone and the aspects need {needed}. Restore the folder.")
+        raise ModelError(
+            f"{folder}: the head holds {found}, but the backbone and the aspects need {needed}. Restore the folder."
+        )
     model.load_state_dict({**{k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}, **own})
     _check_probes(model, facts["probes"], folder)
     return model, facts["card"]

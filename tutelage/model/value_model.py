@@ -29,7 +29,9 @@ class ValueModel(nn.Module):
     @classmethod
     def from_reward(cls, reward: RewardModel) -> "ValueModel":
         """Starts as the reward model: at the last token of an answer, the value is the score (Ouyang et al. 2022, 3.5)."""
-        assert isinstance(reward.backbone, CausalModel), "a critic reads token by token, so it starts from a causal reward model"
+        assert isinstance(reward.backbone, CausalModel), (
+            "a critic reads token by token, so it starts from a causal reward model"
+        )
         model = cls(reward.backbone)
         gain, shift, weight_A = (reward.get_buffer(n) for n in ("gain", "shift", "weight_A"))
         with torch.no_grad():
@@ -73,7 +75,9 @@ class PolicyWithValue(nn.Module):
     def channels(self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor, *, temperature: float) -> Tensor:
         """Log-probability, entropy and the value before each masked token [B, T, 3]; 0 off the mask."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_held):
-            logp_BT, entropy_BT, hidden_MD = self.model.logp_and_hidden(token_BT, length_B, mask_BT, temperature=temperature)
+            logp_BT, entropy_BT, hidden_MD = self.model.logp_and_hidden(
+                token_BT, length_B, mask_BT, temperature=temperature
+            )
         with torch.autocast(token_BT.device.type, enabled=False):
             value_M = self.head(hidden_MD.float()).squeeze(-1)
         value_BT = torch.zeros_like(logp_BT).masked_scatter(mask_BT, value_M)

@@ -33,7 +33,9 @@ def combine(score_BE: Tensor, mode: Mode, *, penalty: float = 0.5) -> Tensor:
 class Scorer:
     """Scores finished answers. An ensemble's members may differ in everything."""
 
-    def __init__(self, members: Sequence[RewardModel], *, mode: Mode = "mean", precision: str = "fp32", batch_tokens: int = 8192) -> None:
+    def __init__(
+        self, members: Sequence[RewardModel], *, mode: Mode = "mean", precision: str = "fp32", batch_tokens: int = 8192
+    ) -> None:
         assert members, "an ensemble has at least one member"
         self.members = list(members)
         self.mode: Mode = mode

@@ -9,7 +9,7 @@ from tutelage.log import Progress, say
 from tutelage.model.load import load_causal
 from tutelage.publish import is_published, published, write_json
 from tutelage.rounds.machines import complete, fitting
-from tutelage.rounds.prepare import Prompts, version_id
+from tutelage.rounds.prepare import Prompts, test_fraction, version_id
 from tutelage.rounds.run import Run, Stage
 from tutelage.seed import derive
 from tutelage.simulate.collect import collect as simulate_collect
@@ -43,7 +43,9 @@ def sample(run: Run, i_round: int, prompts: Prompts, policy: Path) -> list[tuple
     version = version_id(policy)
     chosen = prompts_of_round(run, prompts, i_round)
     if not run.is_done(folder):
-        with run.stage(folder, f"{recipe.collect.completions} answers to each of {len(chosen)} prompts, by {version}") as stage:
+        with run.stage(
+            folder, f"{recipe.collect.completions} answers to each of {len(chosen)} prompts, by {version}"
+        ) as stage:
             _sample(run, stage, i_round, chosen, policy, version)
     listed = {p.id for p in chosen}
     groups = [(p, completions_of(run.store, p.id, model_version=version)) for p in chosen if p.id in listed]
@@ -53,7 +55,7 @@ def sample(run: Run, i_round: int, prompts: Prompts, policy: Path) -> list[tuple
 def _sample(run: Run, stage: Stage, i_round: int, chosen: Sequence[Prompt], policy: Path, version: str) -> None:
     recipe = run.recipe
     model, chat = load_causal(str(policy))
-    kept, n_long = fitting(chosen, chat, recipe.sampling.max_new_tokens)
+    kept, n_long = fitting(chosen, chat, recipe.sampling.max_new_tokens, longest=recipe.data.max_prompt_tokens)
     progress = Progress(stage.name, len(kept))
     for start in range(0, len(kept), CHUNK):
         part = kept[start : start + CHUNK]
@@ -112,7 +114,7 @@ def freeze_round(run: Run, i_round: int) -> Path:
     folder = run.folder / "snapshots" / f"{i_round:04d}"
     if not is_published(folder):
         card = freeze(
-            run.store, folder, valid_fraction=run.recipe.data.valid_fraction, test_fraction=run.recipe.data.test_fraction,
+            run.store, folder, valid_fraction=run.recipe.data.valid_fraction, test_fraction=test_fraction(run),
             seed=derive(run.recipe.run.seed, "split"),
         )  # fmt: skip
         if not sum(card.counts.get("rankings", {}).values()):

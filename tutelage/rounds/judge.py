@@ -41,7 +41,9 @@ class Contender:
 def test_prompts(run: Run, prompts: Prompts, folder: Path) -> list[Prompt]:
     """The unseen prompts that every figure of the report is measured on."""
     chat = load_causal(str(folder))[1]
-    return fitting(prompts.test, chat, run.recipe.sampling.max_new_tokens)[0][: run.recipe.evaluation.prompts]
+    return fitting(prompts.test, chat, run.recipe.sampling.max_new_tokens, longest=run.recipe.data.max_prompt_tokens)[
+        0
+    ][: run.recipe.evaluation.prompts]
 
 
 def answers(run: Run, contender: Contender, unseen: Sequence[Prompt]) -> list[Completion]:
@@ -67,7 +69,9 @@ def gold_judge() -> Judge:
     gold = BrandVoice.load()
 
     def judge(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
-        return gold.score_many((p, c.text, c.finish_reason != "length") for p, c in zip(prompts, completions, strict=True))
+        return gold.score_many(
+            (p, c.text, c.finish_reason != "length") for p, c in zip(prompts, completions, strict=True)
+        )
 
     return judge
 
@@ -81,7 +85,9 @@ def reward_judge(scorer: Scorer) -> Judge:
     return judge
 
 
-def evaluate(run: Run, i_round: int, prompts: Prompts, contenders: Sequence[Contender], best: Contender, rewards: RewardModels) -> Verdict:
+def evaluate(
+    run: Run, i_round: int, prompts: Prompts, contenders: Sequence[Contender], best: Contender, rewards: RewardModels
+) -> Verdict:
     """Measures the newest contender (the last) against the SFT model and the best so far; says whether it is promoted."""
     folder = run.folder / f"round-{i_round}" / "evaluation"
     if not run.is_done(folder):
@@ -98,7 +104,12 @@ def evaluate(run: Run, i_round: int, prompts: Prompts, contenders: Sequence[Cont
 
 
 def _measure(
-    run: Run, unseen: Sequence[Prompt], written: dict[str, list[Completion]], contenders: Sequence[Contender], best: Contender, rewards: RewardModels
+    run: Run,
+    unseen: Sequence[Prompt],
+    written: dict[str, list[Completion]],
+    contenders: Sequence[Contender],
+    best: Contender,
+    rewards: RewardModels,
 ) -> dict[str, Any]:
     newest = contenders[-1]
     simulated = run.recipe.collect.labels == "simulated"
@@ -108,7 +119,11 @@ def _measure(
     vocabulary = load_causal(str(newest.folder))[0].vocabulary
     policies: dict[str, Any] = {}
     for name, completions in written.items():
-        judged, held_out, optimised = judge(unseen, completions), watcher(unseen, completions), proxy(unseen, completions)
+        judged, held_out, optimised = (
+            judge(unseen, completions),
+            watcher(unseen, completions),
+            proxy(unseen, completions),
+        )
         low, high = cluster_bootstrap(judged, [p.id for p in unseen], seed=seed)
         policies[name] = describe(completions, vocabulary=vocabulary) | {
             "judge": sum(judged) / len(judged), "judge_low": low, "judge_high": high,
@@ -133,7 +148,9 @@ def _against_rounds(newest: Contender, written: dict[str, list[Completion]]) -> 
     return [(newest.name, name) for name in written if name.startswith("round") and name != newest.name]
 
 
-def kl_to(run: Run, unseen: Sequence[Prompt], completions: Sequence[Completion], policy: Contender, reference: Contender) -> dict[str, float]:
+def kl_to(
+    run: Run, unseen: Sequence[Prompt], completions: Sequence[Completion], policy: Contender, reference: Contender
+) -> dict[str, float]:
     """KL (nats a sequence) of a policy to its reference on the policy's own answers: k1 and k3 means with the standard error of k1."""
     model, chat = load_causal(str(policy.folder))
     rows = []
@@ -142,13 +159,21 @@ def kl_to(run: Run, unseen: Sequence[Prompt], completions: Sequence[Completion],
         rows.append(([*ids, *(c.token_ids or ())], [False] * len(ids) + [True] * len(c.token_ids or ())))
     batch, temperature = collate(rows), run.recipe.sampling.temperature
     logp_BT = infer_logp(model, batch, temperature=temperature, compute=run.recipe.compute)
-    ref_BT = infer_logp(load_causal(str(reference.folder))[0], batch, temperature=temperature, compute=run.recipe.compute)
+    ref_BT = infer_logp(
+        load_causal(str(reference.folder))[0], batch, temperature=temperature, compute=run.recipe.compute
+    )
     k1_B, k3_B = (torch.where(batch.mask_BT, f(logp_BT, ref_BT), 0.0).sum(dim=1) for f in (k1, k3))
     return {"kl": float(k1_B.mean()), "kl_se": float(k1_B.std() / len(k1_B) ** 0.5), "kl_k3": float(k3_B.mean())}
 
 
 def _best_of_n(
-    run: Run, unseen: Sequence[Prompt], single: Sequence[Completion], sft: Contender, proxy: Judge, judge: Judge, seed: int
+    run: Run,
+    unseen: Sequence[Prompt],
+    single: Sequence[Completion],
+    sft: Contender,
+    proxy: Judge,
+    judge: Judge,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """The cheap baseline: the SFT model answers n times and the optimised reward chooses."""
     ns = run.recipe.evaluation.best_of
@@ -180,6 +205,8 @@ def _write_samples(aside: Path, run: Run, unseen: Sequence[Prompt], written: dic
 
 def _tell(figures: dict[str, Any]) -> None:
     for name, w in figures["win_rates"].items():
-        say(f"  {name}: wins {w['rate']:.1%} (95 %: {w['low']:.1%} to {w['high']:.1%}, n {w['n']}; judge: {figures['judge']})")
+        say(
+            f"  {name}: wins {w['rate']:.1%} (95 %: {w['low']:.1%} to {w['high']:.1%}, n {w['n']}; judge: {figures['judge']})"
+        )
     say(f"  KL to the SFT model {figures['kl']['kl']:.2f} +- {figures['kl']['kl_se']:.2f} nats a sequence")
     say("  promoted" if figures["promoted"] else "  not promoted: " + "; ".join(figures["reasons"]))

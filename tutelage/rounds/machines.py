@@ -23,7 +23,9 @@ from tutelage.types import Completion, Prompt
 class EngineSampler:
     """The rollout engine as `train` sees it. It shares the policy's module, so new weights need no copy."""
 
-    def __init__(self, model: CausalModel, chat: Chat, sampling: SamplingConfig, engine: EngineConfig, *, seed: int) -> None:
+    def __init__(
+        self, model: CausalModel, chat: Chat, sampling: SamplingConfig, engine: EngineConfig, *, seed: int
+    ) -> None:
         if not sampling.is_policy_itself:
             raise ConfigError(
                 f"sampling.top_p = {sampling.top_p}, top_k = {sampling.top_k}, temperature = {sampling.temperature}: RL learns from the "
@@ -51,7 +53,9 @@ def rollouts(prompts: Sequence[Prompt], requests: Sequence[Request], samples: Se
         prompt_ids = requests[s.i_request].prompt_ids
         rows.append(([*prompt_ids, *s.token_ids], [False] * len(prompt_ids) + [True] * len(s.token_ids)))
     batch = collate(rows)
-    logp_BT = torch.zeros(batch.token_BT.shape).masked_scatter(batch.mask_BT, torch.tensor([x for s in samples for x in s.logp]))
+    logp_BT = torch.zeros(batch.token_BT.shape).masked_scatter(
+        batch.mask_BT, torch.tensor([x for s in samples for x in s.logp])
+    )
     return Rollouts(
         batch, logp_BT, torch.tensor([s.finish_reason == "stop" for s in samples]),
         tuple(prompts[s.i_request] for s in samples), tuple(chat.text(s.token_ids) for s in samples), group, samples[0].version,
@@ -65,8 +69,8 @@ class FrozenReference:
         self._model, self._temperature, self._compute = model.requires_grad_(False), temperature, compute
 
     @torch.no_grad()
-    def logp(self, batch: TokenBatch) -> Tensor:
-        return infer_logp(self._model, batch, temperature=self._temperature, compute=self._compute)
+    def logp(self, batch: TokenBatch, parts: Sequence[Tensor] | None = None) -> Tensor:
+        return infer_logp(self._model, batch, temperature=self._temperature, compute=self._compute, parts=parts)
 
 
 class AdapterReference:
@@ -76,19 +80,26 @@ class AdapterReference:
         self._model, self._adapter, self._temperature, self._compute = model, adapter, temperature, compute
 
     @torch.no_grad()
-    def logp(self, batch: TokenBatch) -> Tensor:
+    def logp(self, batch: TokenBatch, parts: Sequence[Tensor] | None = None) -> Tensor:
         with self._adapter.off():
-            return infer_logp(self._model, batch, temperature=self._temperature, compute=self._compute)
+            return infer_logp(self._model, batch, temperature=self._temperature, compute=self._compute, parts=parts)
 
 
 @torch.no_grad()
-def infer_logp(model: CausalModel, batch: TokenBatch, *, temperature: float, compute: ComputeConfig) -> Tensor:
+def infer_logp(
+    model: CausalModel,
+    batch: TokenBatch,
+    *,
+    temperature: float,
+    compute: ComputeConfig,
+    parts: Sequence[Tensor] | None = None,
+) -> Tensor:
     """Log-probabilities [B, T] of the masked tokens, cut into the same microbatches as the learner's."""
 
     def forward(part: TokenBatch) -> Tensor:
         return model.logp(part.token_BT, part.length_B, part.mask_BT, temperature=temperature, with_entropy=False)[0]
 
-    return infer(forward, batch, model.device, compute)
+    return infer(forward, batch, model.device, compute, parts)
 
 
 def complete(
@@ -97,7 +108,9 @@ def complete(
 ) -> list[Completion]:  # fmt: skip
     """`n` completions of each prompt as facts: text, token ids, log-probabilities and the version that wrote them."""
     seeds = [tuple(derive(seed, p.id, k) for k in range(n)) for p in prompts]
-    requests = [Request(tuple(chat.check_length(p, sampling.max_new_tokens)), s) for p, s in zip(prompts, seeds, strict=True)]
+    requests = [
+        Request(tuple(chat.check_length(p, sampling.max_new_tokens)), s) for p, s in zip(prompts, seeds, strict=True)
+    ]
     machine = Engine(model, end_id=chat.end_id, window=chat.window, config=engine)
     return [
         Completion(
@@ -109,12 +122,16 @@ def complete(
     ]  # fmt: skip
 
 
-def fitting(prompts: Sequence[Prompt], chat: Chat, new_tokens: int) -> tuple[list[Prompt], int]:
-    """Prompts that leave room for an answer, and how many do not. Raises DataError when none does."""
-    kept = [p for p in prompts if len(chat.prompt_ids(p)) + new_tokens <= chat.window]
+def fitting(prompts: Sequence[Prompt], chat: Chat, new_tokens: int, *, longest: int = 0) -> tuple[list[Prompt], int]:
+    """Prompts that leave room for an answer, and how many do not. Raises DataError when none does.
+
+    longest  prompts of more tokens are left out, too; 0 = no such limit
+    """
+    room = min(chat.window - new_tokens, longest or chat.window)
+    kept = [p for p in prompts if len(chat.prompt_ids(p)) <= room]
     if not kept:
         raise DataError(
-            f"none of the {len(prompts)} prompts leaves room for {new_tokens} new tokens in the model's window of {chat.window}. "
-            f"Use shorter prompts, a smaller sampling.max_new_tokens, or a model with a longer window."
+            f"none of the {len(prompts)} prompts fits into {room} tokens (window {chat.window}, {new_tokens} of it for the "
+            f"answer). Use shorter prompts, a smaller sampling.max_new_tokens, or a model with a longer window."
         )
     return kept, len(prompts) - len(kept)

@@ -23,7 +23,7 @@ from tutelage.rounds.run import Run, Stage
 from tutelage.seed import derive
 from tutelage.store import feedback as feedback_store
 from tutelage.store.lineage import add_model_version
-from tutelage.store.prompts import add_prompts, get_prompts
+from tutelage.store.prompts import get_prompts
 from tutelage.store.snapshot import freeze, load_card, load_demonstrations, load_rankings, split_of
 from tutelage.train import sft as sft_loop
 from tutelage.train.pretrain import language_learner
@@ -47,7 +47,11 @@ def material(run: Run) -> Prompts:
     if not run.is_done(folder):
         with run.stage(folder, "reading prompts, demonstrations and comparisons"):
             reports: dict[str, Any] = {}
-            for kind, paths in (("demonstrations", data.demonstrations), ("prompts", data.prompts), ("comparisons", data.comparisons)):
+            for kind, paths in (
+                ("demonstrations", data.demonstrations),
+                ("prompts", data.prompts),
+                ("comparisons", data.comparisons),
+            ):
                 for path in paths:
                     file = _demo_file(kind) if path == DEMO else Path(path)
                     report = import_file(run.store, file, source=path_source(path), format="auto")
@@ -78,7 +82,11 @@ def _split(run: Run) -> Prompts:
             continue
         if prompt.source == DEMO:
             # The demo's test prompts are its own; the rest is split without a test part.
-            part: Split = "test" if prompt.id in unseen else split_of(prompt, valid_fraction=data.valid_fraction, test_fraction=0.0, seed=seed)
+            part: Split = (
+                "test"
+                if prompt.id in unseen
+                else split_of(prompt, valid_fraction=data.valid_fraction, test_fraction=0.0, seed=seed)
+            )
         else:
             part = split_of(prompt, valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, seed=seed)
         parts[part].append(prompt)
@@ -91,7 +99,9 @@ def _split(run: Run) -> Prompts:
 def _demo_unseen() -> set[str]:
     rows = read_rows(_demo_file("prompts"))
     return {
-        Prompt(messages=tuple(Message.model_validate(m) for m in row["prompt"])).id for _, row in rows if row["split"] == "eval"
+        Prompt(messages=tuple(Message.model_validate(m) for m in row["prompt"])).id
+        for _, row in rows
+        if row["split"] == "eval"
     }
 
 
@@ -101,7 +111,9 @@ def version_id(folder: Path) -> str:
     return f"{lineage['stage']}-{lineage['weights'][:12]}"
 
 
-def register(run: Run, folder: Path, *, parent: str | None, snapshot: str | None = None, reward: str | None = None) -> str:
+def register(
+    run: Run, folder: Path, *, parent: str | None, snapshot: str | None = None, reward: str | None = None
+) -> str:
     """Names the weights of a published folder in the store, with where they came from; returns the version's id."""
     lineage = read_lineage(folder)
     version = ModelVersion(
@@ -119,7 +131,9 @@ def base(run: Run) -> Path:
         with run.stage(folder, f"opening {run.recipe.base}"):
             model, chat = load_causal(run.recipe.base)
             sha = weights_sha(model.hf.state_dict())
-            save_causal(folder, model, chat, {"stage": "base", "source": run.recipe.base, "weights": sha}, dtype=torch.float32)
+            save_causal(
+                folder, model, chat, {"stage": "base", "source": run.recipe.base, "weights": sha}, dtype=torch.float32
+            )
     register(run, folder, parent=None)
     return folder
 
@@ -130,7 +144,14 @@ def demonstrations(run: Run) -> tuple[list[Demonstration], list[Demonstration]]:
     if not is_published(folder):
         # Comparisons that were imported and everything before the first round; later rounds freeze their own.
         upto = feedback_store.head(run.store).seq
-        freeze(run.store, folder, seq_upto=upto, valid_fraction=data.valid_fraction, test_fraction=_test_fraction(run), seed=derive(run.recipe.run.seed, "split"))
+        freeze(
+            run.store,
+            folder,
+            seq_upto=upto,
+            valid_fraction=data.valid_fraction,
+            test_fraction=test_fraction(run),
+            seed=derive(run.recipe.run.seed, "split"),
+        )
     train, valid = (load_demonstrations(folder, split) for split in ("train", "valid"))
     if data.preferred_as_demonstrations:
         train, valid = (part + _preferred(folder, split) for part, split in ((train, "train"), (valid, "valid")))
@@ -142,7 +163,7 @@ def demonstrations(run: Run) -> tuple[list[Demonstration], list[Demonstration]]:
     return train, valid
 
 
-def _test_fraction(run: Run) -> float:
+def test_fraction(run: Run) -> float:
     """The demo's test prompts carry no feedback, so its snapshots have no test part."""
     only_demo = {*run.recipe.data.prompts, *run.recipe.data.comparisons, *run.recipe.data.demonstrations} == {DEMO}
     return 0.0 if only_demo else run.recipe.data.test_fraction
@@ -169,7 +190,9 @@ def sft(run: Run, base_folder: Path) -> Path:
     return folder
 
 
-def _sft(run: Run, stage: Stage, base_folder: Path, train: Sequence[Demonstration], valid: Sequence[Demonstration]) -> None:
+def _sft(
+    run: Run, stage: Stage, base_folder: Path, train: Sequence[Demonstration], valid: Sequence[Demonstration]
+) -> None:
     recipe, seed = run.recipe, derive(run.recipe.run.seed, "sft")
     model, chat = load_causal(str(base_folder))
     adapter = Adapter(model, recipe.lora, seed=seed) if recipe.lora.rank else None
@@ -190,7 +213,11 @@ def _sft(run: Run, stage: Stage, base_folder: Path, train: Sequence[Demonstratio
 
     def save(step: int, now: sft_loop.SFTProgress) -> None:
         tensors = {f"learner/{k}": v for k, v in learner.state().items()} | {f"best/{k}": v for k, v in best.items()}
-        stage.save(step, tensors, {"progress": {"best_loss": now.best_loss, "best_epoch": now.best_epoch, "stopped": now.stopped}})
+        stage.save(
+            step,
+            tensors,
+            {"progress": {"best_loss": now.best_loss, "best_epoch": now.best_epoch, "stopped": now.stopped}},
+        )
 
     sft_loop.run(
         recipe.sft, rows=rows, held_out=held_out, learner=learner, seed=seed, progress=progress,

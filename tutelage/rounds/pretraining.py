@@ -28,8 +28,12 @@ class PretrainRecipe:
 
     sources: tuple[CorpusSource, ...]
     pretrain: loop.PretrainConfig = field(default_factory=loop.PretrainConfig)
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1.5e-3, final_lr=0.05, warmup_steps=100, weight_decay=0.1))
-    tokenizer_share: float = 0.25  # of the documents of text sources that the tokenizer is trained on; dialogues count whole
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=1.5e-3, final_lr=0.05, warmup_steps=100, weight_decay=0.1)
+    )
+    tokenizer_share: float = (
+        0.25  # of the documents of text sources that the tokenizer is trained on; dialogues count whole
+    )
     precision: str = "auto"
     microbatch_tokens: int = 4096
     threads: int = 0  # 0 = all cores
@@ -85,7 +89,9 @@ def _train(recipe: PretrainRecipe, folder: Path) -> dict[str, float]:
     with published(folder / "base") as aside:
         write_causal(aside, model, chat, dtype=torch.bfloat16)
         sha = weights_sha(model.hf.state_dict())
-        write_json(aside / LINEAGE, {"stage": "pretrain", "weights": sha, "figures": final, "recipe": config.to_table(recipe)})
+        write_json(
+            aside / LINEAGE, {"stage": "pretrain", "weights": sha, "figures": final, "recipe": config.to_table(recipe)}
+        )
         (aside / "README.md").write_text(_card(recipe, final), encoding="utf-8")
     return final
 
@@ -103,7 +109,16 @@ def _card(recipe: PretrainRecipe, final: dict[str, float]) -> str:
     lines = [
         f"- parameters: {final['parameters']:,.0f}; tokens read: {final['tokens']:,.0f}, {final['tokens_per_parameter']:.1f} a parameter, "
         f"{final['chinchilla_share']:.0%} of the 20 at which compute is well spent (Hoffmann et al. 2022)",
-        *(f"- held-out perplexity, {k.removeprefix('perplexity/')}: {v:.2f} a token" for k, v in final.items() if k.startswith("perplexity/")),
+        *(
+            f"- held-out perplexity, {k.removeprefix('perplexity/')}: {v:.2f} a token"
+            for k, v in final.items()
+            if k.startswith("perplexity/")
+        ),
         *(f"- source: {s.name}, read {s.epochs:g} times" for s in recipe.sources),
     ]
-    return own.rstrip() + "\n\n## Training\n\n" + "\n".join(lines) + f"\n\n```toml\n{config.to_toml(replace(recipe, card=''))}```\n"
+    return (
+        own.rstrip()
+        + "\n\n## Training\n\n"
+        + "\n".join(lines)
+        + f"\n\n```toml\n{config.to_toml(replace(recipe, card=''))}```\n"
+    )

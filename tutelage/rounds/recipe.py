@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, field, replace
-
 from typing import Literal
 
 import torch
@@ -57,7 +56,9 @@ class DataConfig:
     max_prompt_tokens: int = 0  # longer prompts are left out and counted; 0 = whatever leaves room for an answer
 
     def __post_init__(self) -> None:
-        if not (0 < self.valid_fraction < 1 and 0 < self.test_fraction < 1 and self.valid_fraction + self.test_fraction < 1):
+        if not (
+            0 < self.valid_fraction < 1 and 0 < self.test_fraction < 1 and self.valid_fraction + self.test_fraction < 1
+        ):
             raise ConfigError(
                 f"data.valid_fraction = {self.valid_fraction}, data.test_fraction = {self.test_fraction}: both are shares above 0, and "
                 f"something must be left to train on. 0.1 and 0.2 are usual."
@@ -76,7 +77,9 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         if not 2 <= self.completions <= 9:
-            raise ConfigError(f"collect.completions = {self.completions}, but a ranking compares 2 to 9 answers. 4 is usual.")
+            raise ConfigError(
+                f"collect.completions = {self.completions}, but a ranking compares 2 to 9 answers. 4 is usual."
+            )
         if self.prompts < 1:
             raise ConfigError(f"collect.prompts = {self.prompts}, but a round needs at least one. Hundreds are usual.")
 
@@ -96,7 +99,9 @@ class RewardStage:
 
     def __post_init__(self) -> None:
         if self.members < 1:
-            raise ConfigError(f"reward_stage.members = {self.members}, but one reward model is the least. Set it to 1 or more.")
+            raise ConfigError(
+                f"reward_stage.members = {self.members}, but one reward model is the least. Set it to 1 or more."
+            )
         if not 0 < self.held_out_share < 1:
             raise ConfigError(
                 f"reward_stage.held_out_share = {self.held_out_share}, but without a held-out reward model over-optimisation cannot be "
@@ -148,7 +153,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.lora.rank and self.shared_critic:
-            raise ConfigError("lora.rank and shared_critic cannot both be set: the shared trunk would be frozen. Set shared_critic = false.")
+            raise ConfigError(
+                "lora.rank and shared_critic cannot both be set: the shared trunk would be frozen. Set shared_critic = false."
+            )
         if self.ppo.ptx_coef < 0:
             raise ConfigError(f"ppo.ptx_coef = {self.ppo.ptx_coef}, but it weighs a loss. Set it to 0 or more.")
 

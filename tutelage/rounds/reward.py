@@ -57,13 +57,31 @@ def preference_pretraining(run: Run, sft: Path) -> Path | None:
         return None
     folder = run.folder / "preference-pretraining"
     if not run.is_done(folder):
-        groups = other_comparisons(settings.pretrain_on, seed=derive(run.recipe.run.seed, "pretrain_on"), limit=settings.pretrain_limit)
+        groups = other_comparisons(
+            settings.pretrain_on, seed=derive(run.recipe.run.seed, "pretrain_on"), limit=settings.pretrain_limit
+        )
         # Ours and theirs share prompts (public sets overlap); what we measure on must not be learned here.
-        ours = {normalise(g.prompt.text) for s in ("valid", "test") for g in load_rankings(run.folder / "snapshots" / "demonstrations", s)}
+        ours = {
+            normalise(g.prompt.text)
+            for s in ("valid", "test")
+            for g in load_rankings(run.folder / "snapshots" / "demonstrations", s)
+        }
         clean = [g for g in groups if normalise(g.prompt.text) not in ours]
-        with run.stage(folder, f"{len(clean)} other comparisons ({len(groups) - len(clean)} left out: measured on)") as stage:
-            model = new_reward_model(settings.source or str(sft), settings.kind, aspects=None, seed=derive(run.recipe.run.seed, "head"))
-            _fit(run, stage, model, clean[50:], clean[:50], derive(run.recipe.run.seed, "preference"), {"stage": "preference"})
+        with run.stage(
+            folder, f"{len(clean)} other comparisons ({len(groups) - len(clean)} left out: measured on)"
+        ) as stage:
+            model = new_reward_model(
+                settings.source or str(sft), settings.kind, aspects=None, seed=derive(run.recipe.run.seed, "head")
+            )
+            _fit(
+                run,
+                stage,
+                model,
+                clean[50:],
+                clean[:50],
+                derive(run.recipe.run.seed, "preference"),
+                {"stage": "preference"},
+            )
     return folder
 
 
@@ -71,17 +89,26 @@ def other_comparisons(paths: Sequence[str], *, seed: int, limit: int) -> list[Ra
     """Rankings of several files, shuffled together."""
     groups = [item for path in paths for item in read_feedback(Path(path)) if isinstance(item, RankedGroup)]
     if len(groups) < 100:
-        raise DataError(f"reward_stage.pretrain_on holds {len(groups)} rankings; fewer than 100 teach nothing. Give more, or leave it out.")
+        raise DataError(
+            f"reward_stage.pretrain_on holds {len(groups)} rankings; fewer than 100 teach nothing. Give more, or leave it out."
+        )
     random.Random(seed).shuffle(groups)
     return groups[:limit] if limit else groups
+
+
+def held_out_rankings(snapshot: Path) -> list[RankedGroup]:
+    """Rankings that no reward model learns from: reward models choose nothing by them, so both held-out parts measure."""
+    return load_rankings(snapshot, "valid") + load_rankings(snapshot, "test")
 
 
 def train(run: Run, i_round: int, snapshot: Path, sft: Path, pretrained: Path | None) -> RewardModels:
     """All reward models of a round. Raises TrainingError when the optimised one cannot be told from chance."""
     settings, folder = run.recipe.reward_stage, run.folder / f"round-{i_round}"
-    groups, valid = load_rankings(snapshot, "train"), load_rankings(snapshot, "valid")
+    groups, valid = load_rankings(snapshot, "train"), held_out_rankings(snapshot)
     if not valid:
-        raise DataError(f"{snapshot} holds no held-out ranking. Collect more comparisons, or raise data.valid_fraction.")
+        raise DataError(
+            f"{snapshot} holds no held-out ranking. Collect more comparisons, or raise data.valid_fraction."
+        )
     own = [g for g in groups if not is_held_out(g.prompt.id, settings.held_out_share)]
     other = [g for g in groups if is_held_out(g.prompt.id, settings.held_out_share)]
     members = []
@@ -93,7 +120,14 @@ def train(run: Run, i_round: int, snapshot: Path, sft: Path, pretrained: Path | 
 
 
 def _one(
-    run: Run, folder: Path, groups: Sequence[RankedGroup], valid: Sequence[RankedGroup], snapshot: Path, sft: Path, pretrained: Path | None, name: str
+    run: Run,
+    folder: Path,
+    groups: Sequence[RankedGroup],
+    valid: Sequence[RankedGroup],
+    snapshot: Path,
+    sft: Path,
+    pretrained: Path | None,
+    name: str,
 ) -> Path:
     settings, seed = run.recipe.reward_stage, derive(run.recipe.run.seed, "reward", str(folder.relative_to(run.folder)))
     if not run.is_done(folder):
@@ -101,7 +135,9 @@ def _one(
             if pretrained:
                 model = load_reward(pretrained)[0]
             else:
-                model = new_reward_model(settings.source or str(sft), settings.kind, aspects=_aspects(groups), seed=seed)
+                model = new_reward_model(
+                    settings.source or str(sft), settings.kind, aspects=_aspects(groups), seed=seed
+                )
             _fit(run, stage, model, groups, valid, seed, {"stage": "reward", "snapshot": load_card(snapshot).hash})
     register(run, folder, parent=version_id(sft), snapshot=load_card(snapshot).hash)
     return folder
@@ -114,7 +150,13 @@ def _aspects(groups: Sequence[RankedGroup]) -> Mapping[str, float]:
 
 
 def _fit(
-    run: Run, stage: Stage, model: RewardModel, groups: Sequence[RankedGroup], valid: Sequence[RankedGroup], seed: int, lineage: dict[str, Any]
+    run: Run,
+    stage: Stage,
+    model: RewardModel,
+    groups: Sequence[RankedGroup],
+    valid: Sequence[RankedGroup],
+    seed: int,
+    lineage: dict[str, Any],
 ) -> None:
     """Trains, normalises, measures and publishes one reward model."""
     recipe = run.recipe
@@ -133,7 +175,9 @@ def _fit(
     answers = [(g.prompt, t) for g in valid for t in g.texts]
     _set_scale(model, demonstrations(run)[0], answers, recipe.compute.precision)
     measured, usable = _measure(model, valid, recipe.compute.precision)
-    say(f"  accuracy {measured.accuracy:.1%} ({measured.accuracy_low:.1%} to {measured.accuracy_high:.1%}) on {measured.n} held-out pairs; of length alone {measured.longer_wins_accuracy:.1%}")
+    say(
+        f"  accuracy {measured.accuracy:.1%} ({measured.accuracy_low:.1%} to {measured.accuracy_high:.1%}) on {measured.n} held-out pairs; of length alone {measured.longer_wins_accuracy:.1%}"
+    )
     plain = Scorer([model])
     probes = [Probe(p, t, float(plain([p], [t]))) for p, t in [(g.prompt, g.texts[0]) for g in usable[:N_PROBES]]]
     card = measured.to_json() | {
@@ -142,17 +186,23 @@ def _fit(
     }  # fmt: skip
     sha = weights_sha(model.state_dict())
     # Everything is written by `save_reward` in one publication; the metrics go in beside it.
-    save_reward(stage.folder, model, lineage={**lineage, "weights": sha}, card=card, probes=probes, extra=stage.keep_metrics)
+    save_reward(
+        stage.folder, model, lineage={**lineage, "weights": sha}, card=card, probes=probes, extra=stage.keep_metrics
+    )
 
 
-def _set_scale(model: RewardModel, demos: Sequence[Demonstration], answers: Sequence[tuple[Any, str]], precision: str) -> None:
+def _set_scale(
+    model: RewardModel, demos: Sequence[Demonstration], answers: Sequence[tuple[Any, str]], precision: str
+) -> None:
     """Zero is the mean of people's own answers; the unit is one standard deviation over the policy's."""
     scorer = Scorer([model], precision=precision)
     of_people = _scores(scorer, [(d.prompt, d.text) for d in demos[:N_CALIBRATION]])
     of_policy = _scores(scorer, answers[: 2 * N_CALIBRATION])
     spread = float(of_policy.std()) if len(of_policy) > 1 else 0.0
     if not spread > 1e-6:
-        raise TrainingError("the reward model gives every answer the same score: it learned nothing. Collect more comparisons, or raise its learning rate.")
+        raise TrainingError(
+            "the reward model gives every answer the same score: it learned nothing. Collect more comparisons, or raise its learning rate."
+        )
     model.normalise(float(of_people.mean()), spread)
 
 
@@ -168,7 +218,9 @@ def _scores(scorer: Scorer, items: Sequence[tuple[Any, str]]) -> torch.Tensor:
     return scorer([p for p, _ in fitting], [t for _, t in fitting])
 
 
-def _measure(model: RewardModel, valid: Sequence[RankedGroup], precision: str) -> tuple[RewardReport, list[RankedGroup]]:
+def _measure(
+    model: RewardModel, valid: Sequence[RankedGroup], precision: str
+) -> tuple[RewardReport, list[RankedGroup]]:
     usable = [r.group for r in ranked_rows(valid, model.token_ids)[0]]
     return evaluate(Scorer([model], precision=precision), usable), usable
 
@@ -182,7 +234,10 @@ def _top_score(model: RewardModel, rows: Sequence[RankedRows]) -> float:
 def _refuse_if_blind(run: Run, folder: Path) -> None:
     card = load_reward(folder)[1]
     for alarm in reward_model_alarms(
-        correct=round(card["accuracy"] * card["n"]), n=card["n"], length_only=card["longer_wins_accuracy"], agreement=card["agreement"]
+        correct=round(card["accuracy"] * card["n"]),
+        n=card["n"],
+        length_only=card["longer_wins_accuracy"],
+        agreement=card["agreement"],
     ):
         say(f"  ! {alarm.name}: {alarm.saw}. Likely cause: {alarm.cause}. {alarm.advice}")
         if alarm.action == "abort" and not run.recipe.reward_stage.insist:
@@ -197,11 +252,13 @@ def learning_curve(run: Run, i_round: int, snapshot: Path, sft: Path, pretrained
     shares, folder = run.recipe.evaluation.learning_curve, run.folder / f"round-{i_round}" / "learning-curve"
     if not shares or run.is_done(folder):
         return
-    groups, valid = load_rankings(snapshot, "train"), load_rankings(snapshot, "valid")
+    groups, valid = load_rankings(snapshot, "train"), held_out_rankings(snapshot)
     rows = []
     for share in sorted(shares):
         part = [g for g in groups if not is_held_out(f"curve|{g.prompt.id}", 1 - share)]
-        one = _one(run, folder.parent / f"curve-{share:g}", part, valid, snapshot, sft, pretrained, f"{share:.0%} of the data")
+        one = _one(
+            run, folder.parent / f"curve-{share:g}", part, valid, snapshot, sft, pretrained, f"{share:.0%} of the data"
+        )
         card = load_reward(one)[1]
         rows.append({k: card[k] for k in ("rankings", "accuracy", "accuracy_low", "accuracy_high", "n", "by_source")})
     with run.stage(folder, "learning curve"), published(folder) as aside:

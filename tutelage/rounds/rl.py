@@ -70,7 +70,9 @@ class Machines:
 
     def state(self) -> dict[str, Tensor]:
         critic = self.critic.state() if self.critic else {}
-        return {f"policy/{k}": v for k, v in self.policy.state().items()} | {f"critic/{k}": v for k, v in critic.items()}
+        return {f"policy/{k}": v for k, v in self.policy.state().items()} | {
+            f"critic/{k}": v for k, v in critic.items()
+        }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         for name, learner in (("policy/", self.policy), ("critic/", self.critic)):
@@ -108,7 +110,9 @@ def train(run: Run, i_round: int, prompts: Prompts, start: Path, rewards: Reward
     if not run.is_done(folder):
         with run.stage(folder, f"{algorithm.upper()} from {version_id(start)}") as stage:
             _train(run, stage, i_round, prompts, start, rewards)
-    register(run, folder, parent=version_id(start), snapshot=load_card(snapshot).hash, reward=version_id(rewards.members[0]))
+    register(
+        run, folder, parent=version_id(start), snapshot=load_card(snapshot).hash, reward=version_id(rewards.members[0])
+    )
     return folder
 
 
@@ -116,8 +120,16 @@ def _train(run: Run, stage: Stage, i_round: int, prompts: Prompts, start: Path, 
     recipe, seed = run.recipe, derive(run.recipe.run.seed, "rl", i_round)
     cfg = recipe.ppo if recipe.run.algorithm == "ppo" else recipe.rloo
     machines = build(run, start, rewards, seed)
-    usable = fitting(prompts.train, machines.chat, recipe.sampling.max_new_tokens)[0]
-    course = Course(run, stage, machines, fitting(prompts.valid, machines.chat, recipe.sampling.max_new_tokens)[0], seed)
+    usable = fitting(
+        prompts.train, machines.chat, recipe.sampling.max_new_tokens, longest=recipe.data.max_prompt_tokens
+    )[0]
+    course = Course(
+        run,
+        stage,
+        machines,
+        fitting(prompts.valid, machines.chat, recipe.sampling.max_new_tokens, longest=recipe.data.max_prompt_tokens)[0],
+        seed,
+    )
     state = course.resume()
     log = stage.metrics(cfg.updates, at=state.step, shown=("reward", "kl", "eval_held_out"))
     if state.step == 0:
@@ -154,17 +166,40 @@ def build(run: Run, start: Path, rewards: RewardModels, seed: int) -> Machines:
     if recipe.run.algorithm == "ppo" and recipe.shared_critic:
         trunk = PolicyWithValue(model)
         policy = shared_learner(
-            trunk, temperature=temperature, optim=recipe.policy_optim, compute=compute, total_steps=n_steps, ema_decay=recipe.ema_decay
+            trunk,
+            temperature=temperature,
+            optim=recipe.policy_optim,
+            compute=compute,
+            total_steps=n_steps,
+            ema_decay=recipe.ema_decay,
         )
     else:
         policy = policy_learner(
-            model, temperature=temperature, optim=recipe.policy_optim, compute=compute, total_steps=n_steps, ema_decay=recipe.ema_decay
+            model,
+            temperature=temperature,
+            optim=recipe.policy_optim,
+            compute=compute,
+            total_steps=n_steps,
+            ema_decay=recipe.ema_decay,
         )
         if recipe.run.algorithm == "ppo":
-            critic = critic_learner(_critic(rewards, start, chat), optim=recipe.critic_optim, compute=compute, total_steps=n_steps)
+            critic = critic_learner(
+                _critic(rewards, start, chat), optim=recipe.critic_optim, compute=compute, total_steps=n_steps
+            )
     top = max(float(load_reward(f)[1]["train_score_p999"]) for f in rewards.members)
     sampler = EngineSampler(model, chat, recipe.sampling, recipe.engine, seed=derive(seed, "sampler"))
-    return Machines(model, chat, adapter, policy, critic, trunk, reference, sampler, RangedScore(rewards.scorer(run), top), rewards.watcher(run))
+    return Machines(
+        model,
+        chat,
+        adapter,
+        policy,
+        critic,
+        trunk,
+        reference,
+        sampler,
+        RangedScore(rewards.scorer(run), top),
+        rewards.watcher(run),
+    )
 
 
 def _critic(rewards: RewardModels, start: Path, chat: Chat) -> ValueModel:
@@ -205,7 +240,9 @@ class Course:
         self._gold = BrandVoice.load() if run.recipe.collect.labels == "simulated" else None
         self._best: dict[str, Tensor] = {}
         self._at_first: dict[str, float] = {}
-        self.monitor = Monitor(run.recipe.monitor, lambda a: say(f"  ! update {a.step}, {a.name}: {a.saw}. {a.advice} [{a.action}]"))
+        self.monitor = Monitor(
+            run.recipe.monitor, lambda a: say(f"  ! update {a.step}, {a.name}: {a.saw}. {a.advice} [{a.action}]")
+        )
 
     def begin(self, state: RLState, log: Any) -> None:
         """Measures the policy before the first update; it is the first best."""
@@ -269,7 +306,11 @@ class Course:
     def _trim_samples(self, step: int) -> None:
         """Drops samples of updates that are about to come again."""
         path = self._stage.work / "samples.jsonl"
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n") and json.loads(line)["step"] <= step]
+        kept = [
+            line
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if line.endswith("\n") and json.loads(line)["step"] <= step
+        ]
         path.write_text("".join(kept), encoding="utf-8")
 
     def _keep_samples(self, step: int, written: Rollouts) -> None:
@@ -284,7 +325,10 @@ class Course:
                 p.copy_(self._best[name])
         model = self._machines.adapter.merge() if self._machines.adapter else self._machines.model
         alarms = [asdict(a) for a in self.monitor.alarms]
-        say(f"  best policy: update {state.best_step}, held-out reward {state.best_value:.2f}" + (f"; stopped: {state.stopped}" if state.stopped else ""))
+        say(
+            f"  best policy: update {state.best_step}, held-out reward {state.best_value:.2f}"
+            + (f"; stopped: {state.stopped}" if state.stopped else "")
+        )
         facts = {
             "stage": self._run.recipe.run.algorithm, "weights": weights_sha(model.hf.state_dict()), "best_step": state.best_step,
             "best_held_out": state.best_value, "stopped": state.stopped, "updates": state.step, "kl_coef": state.kl_coef, "alarms": alarms,

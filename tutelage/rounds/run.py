@@ -77,7 +77,9 @@ class Stage:
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         save_state(self.work / "state", step, tensors, facts)
 
-    def metrics(self, total: int, *, at: int = 0, shown: tuple[str, ...] = ("loss",)) -> Callable[[int, dict[str, float]], None]:
+    def metrics(
+        self, total: int, *, at: int = 0, shown: tuple[str, ...] = ("loss",)
+    ) -> Callable[[int, dict[str, float]], None]:
         """A log function: writes every row, and redraws the live line with the figures in `shown`."""
         log = MetricsLog(self.work / "metrics.jsonl", resume_at=at, tensorboard=self.tensorboard)
         progress = Progress(self.name, total)
@@ -129,7 +131,9 @@ def _settle(recipe: Recipe | None, folder: Path) -> Recipe:
         raise ConfigError(f"{folder}: there is no {CONFIG}, so no run was started here. Give a recipe.")
     leftovers = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
     if leftovers:
-        raise ConfigError(f"{folder} holds {leftovers[0]!r} but no {CONFIG}: it is not a run directory. Choose an empty or new --out.")
+        raise ConfigError(
+            f"{folder} holds {leftovers[0]!r} but no {CONFIG}: it is not a run directory. Choose an empty or new --out."
+        )
     settled = resolved(recipe)
     aside = path.with_suffix(".partial")
     with disk_errors(str(path)):

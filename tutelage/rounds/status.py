@@ -10,7 +10,9 @@ from tutelage.rounds.run import CONFIG, read_state
 def read(folder: Path) -> dict[str, Any]:
     """The record of stages. Raises ConfigError when the folder is no run directory."""
     if not (folder / CONFIG).is_file():
-        raise ConfigError(f"{folder} holds no {CONFIG}, so it is not a run directory. Start one with `tutelage run RECIPE --out {folder}`.")
+        raise ConfigError(
+            f"{folder} holds no {CONFIG}, so it is not a run directory. Start one with `tutelage run RECIPE --out {folder}`."
+        )
     return read_state(folder)
 
 

@@ -41,9 +41,16 @@ def summarise(run: Run, contenders: Sequence[Contender], best: Contender) -> dic
         "rounds": rounds,
         "policies": {c.name: version_id(c.folder) for c in contenders},
         "rankings": count(run.store, kind="ranking"),
-        "labelers": {k: sum(1 for person in labelers(run.store) if person.kind == k) for k in ("human", "model", "simulated", "import")},
+        "labelers": {
+            k: sum(1 for person in labelers(run.store) if person.kind == k)
+            for k in ("human", "model", "simulated", "import")
+        },
         "lineage": [
-            {"version": s.version.id, "snapshot": s.version.snapshot, "judgements": {p.labeler: p.judgements for p in s.shares}}
+            {
+                "version": s.version.id,
+                "snapshot": s.version.snapshot,
+                "judgements": {p.labeler: p.judgements for p in s.shares},
+            }
             for s in lineage.steps
         ],
         "seconds": sum(s["seconds"] for s in stages.values() if "seconds" in s),

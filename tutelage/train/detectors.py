@@ -54,7 +54,11 @@ class Detector:
 
 def _ratio(w: Window) -> str | None:
     error = w.now["max_ratio_error"] if "max_ratio_error" in w.now else 0.0
-    return f"before any step, the ratio to the old policy is off by {error:.2g}, allowed {w.tolerance:g}" if not error <= w.tolerance else None
+    return (
+        f"before any step, the ratio to the old policy is off by {error:.2g}, allowed {w.tolerance:g}"
+        if not error <= w.tolerance
+        else None
+    )
 
 
 def _negative_kl(w: Window) -> str | None:
@@ -64,7 +68,11 @@ def _negative_kl(w: Window) -> str | None:
 
 def _first_kl(w: Window) -> str | None:
     kl = w.now["kl"]
-    return f"KL {kl:.4f} at the first update, where policy and reference are the same" if w.step == 0 and not abs(kl) <= 1e-3 else None
+    return (
+        f"KL {kl:.4f} at the first update, where policy and reference are the same"
+        if w.step == 0 and not abs(kl) <= 1e-3
+        else None
+    )
 
 
 def _kl_blow_up(w: Window) -> str | None:
@@ -77,13 +85,21 @@ def _kl_blow_up(w: Window) -> str | None:
 
 def _coefficient(w: Window) -> str | None:
     start, now = w.first["kl_coef"], w.now["kl_coef"]
-    return f"the KL coefficient went from {start:.4g} to {now:.4g}" if start > 0 and not start / 10 <= now <= start * 10 else None
+    return (
+        f"the KL coefficient went from {start:.4g} to {now:.4g}"
+        if start > 0 and not start / 10 <= now <= start * 10
+        else None
+    )
 
 
 def _length(w: Window) -> str | None:
     longer = w.now["length"] / max(w.first["length"], 1e-9)
     corr = w.now["length_corr"]
-    return f"answers are {longer:.1f} times as long as at first, and length and reward correlate at {corr:.2f}" if corr > 0.5 and longer > 1.5 else None
+    return (
+        f"answers are {longer:.1f} times as long as at first, and length and reward correlate at {corr:.2f}"
+        if corr > 0.5 and longer > 1.5
+        else None
+    )
 
 
 def _unfinished(w: Window) -> str | None:
@@ -97,7 +113,9 @@ def _entropy(w: Window) -> str | None:
         return f"entropy {now:.3f}, at first {first:.3f}"
     unique, at_first = w.now["unique"], w.first["unique"]
     # With few tokens to choose from, even the reference repeats itself; what counts is the loss of variety.
-    return f"only {unique:.0%} of a prompt's answers differ, at first {at_first:.0%}" if unique < 0.5 * at_first else None
+    return (
+        f"only {unique:.0%} of a prompt's answers differ, at first {at_first:.0%}" if unique < 0.5 * at_first else None
+    )
 
 
 def _critic(w: Window) -> str | None:
@@ -110,7 +128,11 @@ def _critic(w: Window) -> str | None:
 
 def _clip(w: Window) -> str | None:
     recent = [m["clip_frac"] for m in w.history[-5:] if "clip_frac" in m]
-    return f"{min(recent):.0%} of the tokens or more were clipped in 5 updates" if len(recent) == 5 and min(recent) > 0.3 else None
+    return (
+        f"{min(recent):.0%} of the tokens or more were clipped in 5 updates"
+        if len(recent) == 5 and min(recent) > 0.3
+        else None
+    )
 
 
 def _groups_some(w: Window) -> str | None:
@@ -119,12 +141,20 @@ def _groups_some(w: Window) -> str | None:
 
 
 def _groups_all(w: Window) -> str | None:
-    return "in every group every answer has the same reward, so nothing can be learned" if w.now["zero_std_groups"] == 1 else None
+    return (
+        "in every group every answer has the same reward, so nothing can be learned"
+        if w.now["zero_std_groups"] == 1
+        else None
+    )
 
 
 def _out_of_range(w: Window) -> str | None:
     share = w.now["score_out_of_range"] if "score_out_of_range" in w.now else 0.0
-    return f"{share:.0%} of the scores are above 99.9 % of those that the reward model was trained on" if share > 0.2 else None
+    return (
+        f"{share:.0%} of the scores are above 99.9 % of those that the reward model was trained on"
+        if share > 0.2
+        else None
+    )
 
 
 def _divergence(w: Window) -> str | None:
@@ -143,7 +173,11 @@ def _divergence(w: Window) -> str | None:
 
 def _repetition(w: Window) -> str | None:
     now, first = w.now["repetition"], w.first["repetition"]
-    return f"an answer repeats its commonest phrase {now:.1f} times, at first {first:.1f}" if now > 4 * max(first, 0.5) else None
+    return (
+        f"an answer repeats its commonest phrase {now:.1f} times, at first {first:.1f}"
+        if now > 4 * max(first, 0.5)
+        else None
+    )
 
 
 def _mode(w: Window) -> str | None:
@@ -169,7 +203,11 @@ def _tax(w: Window) -> str | None:
 
 def _mismatch(w: Window) -> str | None:
     mean = w.now["mismatch_mean"]
-    return f"sampler and learner differ by {mean:.3g} nats a token, allowed {w.tolerance:g}" if not mean <= w.tolerance else None
+    return (
+        f"sampler and learner differ by {mean:.3g} nats a token, allowed {w.tolerance:g}"
+        if not mean <= w.tolerance
+        else None
+    )
 
 
 def _optimiser_off(w: Window) -> str | None:
@@ -246,18 +284,50 @@ def reward_model_alarms(*, correct: int, n: int, length_only: float, agreement: 
     accuracy, low = correct / n, wilson(correct, n)[0]
     found = []
     if accuracy < 0.45:
-        found.append(Alarm(0, "inverted reward model", f"accuracy {accuracy:.1%} on {n} held-out pairs is below chance",
-                           "chosen and rejected were swapped", "Swap the columns of the import.", "abort"))
+        found.append(
+            Alarm(
+                0,
+                "inverted reward model",
+                f"accuracy {accuracy:.1%} on {n} held-out pairs is below chance",
+                "chosen and rejected were swapped",
+                "Swap the columns of the import.",
+                "abort",
+            )
+        )
     elif low < 0.5:
-        found.append(Alarm(0, "weak reward model", f"accuracy {accuracy:.1%} on {n} held-out pairs cannot be told from chance (low end {low:.1%})",
-                           "too few comparisons, or another template", "Collect more comparisons.", "abort"))
+        found.append(
+            Alarm(
+                0,
+                "weak reward model",
+                f"accuracy {accuracy:.1%} on {n} held-out pairs cannot be told from chance (low end {low:.1%})",
+                "too few comparisons, or another template",
+                "Collect more comparisons.",
+                "abort",
+            )
+        )
     elif accuracy < length_only + 0.02:
-        found.append(Alarm(0, "reward model no better than length", f"accuracy {accuracy:.1%}, of length alone {length_only:.1%}",
-                           "the labels follow length, or the model learned nothing else", "Balance lengths in the comparisons.", "warn"))
+        found.append(
+            Alarm(
+                0,
+                "reward model no better than length",
+                f"accuracy {accuracy:.1%}, of length alone {length_only:.1%}",
+                "the labels follow length, or the model learned nothing else",
+                "Balance lengths in the comparisons.",
+                "warn",
+            )
+        )
     ceiling = 0.95 if agreement is None else min(0.95, agreement + 0.10)
     if accuracy > ceiling:
-        found.append(Alarm(0, "reward model too good", f"accuracy {accuracy:.1%} is above what labelers agree on by more than ten points",
-                           "a leak between training and held-out prompts, or a formatting shortcut", "Check the split.", "warn"))
+        found.append(
+            Alarm(
+                0,
+                "reward model too good",
+                f"accuracy {accuracy:.1%} is above what labelers agree on by more than ten points",
+                "a leak between training and held-out prompts, or a formatting shortcut",
+                "Check the split.",
+                "warn",
+            )
+        )
     return found  # fmt: skip
 
 

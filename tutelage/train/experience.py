@@ -3,6 +3,7 @@
 B rollouts, T tokens. Log-probabilities in nats, rewards in the reward model's normalised unit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,11 +24,15 @@ class UnfinishedConfig:
     """What an answer earns that was cut at the length limit, or that is empty."""
 
     mode: Literal["auto", "replace", "subtract", "mask"] = "auto"
-    value: float = 1.0  # `replace` scores -value; `subtract` takes it off; `auto` scores min(-value, 5 % quantile of finished - 1)
+    value: float = (
+        1.0  # `replace` scores -value; `subtract` takes it off; `auto` scores min(-value, 5 % quantile of finished - 1)
+    )
 
     def __post_init__(self) -> None:
         if self.value < 0:
-            raise ConfigError(f"unfinished.value = {self.value}, but that would reward answers without an end. Set it to 0 or more.")
+            raise ConfigError(
+                f"unfinished.value = {self.value}, but that would reward answers without an end. Set it to 0 or more."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +57,14 @@ class Experience:
 def gather(
     rollouts: Rollouts,
     *,
+    parts: Sequence[Tensor],
     logp: tuple[Tensor, Tensor],
     reference: Reference,
     score: Score,
     unfinished: UnfinishedConfig,
     weight_cap: float,
 ) -> Experience:
-    """Scores rollouts and recomputes their log-probabilities. Raises TrainingError for a score that is not finite."""
+    """Scores rollouts and brings their log-probabilities together; `parts` cuts the reference's pass like the policy's. Raises TrainingError for a score that is not finite."""
     score_B = score(rollouts.prompts, rollouts.texts)
     if not bool(torch.isfinite(score_B).all()):
         bad = int((~torch.isfinite(score_B)).nonzero()[0])
@@ -70,7 +76,7 @@ def gather(
     has_words_B = torch.tensor([bool(t) for t in rollouts.texts])
     reward_B, mask_BT = penalise(score_B, rollouts.finished_B & has_words_B, rollouts.batch.mask_BT, unfinished)
     return Experience(
-        rollouts, score_B, reward_B, mask_BT, logp_BT, entropy_BT, reference.logp(rollouts.batch),
+        rollouts, score_B, reward_B, mask_BT, logp_BT, entropy_BT, reference.logp(rollouts.batch, parts),
         importance_weight(logp_BT, rollouts.sampler_logp_BT, rollouts.batch.mask_BT, cap=weight_cap),
     )  # fmt: skip
 
@@ -112,7 +118,9 @@ def describe(e: Experience) -> dict[str, float]:
         "unique": sum(unique) / n,
         "repetition": sum(max_ngram_repeat(t.split()) for t in e.rollouts.texts) / n,
         "first_token_kl": float(torch.where(is_first_BT, k1(e.logp_BT, e.ref_logp_BT), 0.0).sum() / n),
-        "zero_std_groups": float((group_PG.std(dim=1, unbiased=False) < 1e-6).float().mean()) if e.rollouts.group > 1 else 0.0,
+        "zero_std_groups": float((group_PG.std(dim=1, unbiased=False) < 1e-6).float().mean())
+        if e.rollouts.group > 1
+        else 0.0,
         "length_corr": _correlation(e.score_B, length_B),
         "mismatch_mean": float(masked_mean(gap_BT, mask_BT)),
         "mismatch_max": float(torch.where(mask_BT, gap_BT, 0.0).max()),

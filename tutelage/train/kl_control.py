@@ -19,9 +19,13 @@ class KLConfig:
 
     def __post_init__(self) -> None:
         if self.coef < 0:
-            raise ConfigError(f"kl.coef = {self.coef}, but a negative price rewards leaving the reference. Set it to 0 or more.")
+            raise ConfigError(
+                f"kl.coef = {self.coef}, but a negative price rewards leaving the reference. Set it to 0 or more."
+            )
         if not self.target > 0 or not self.budget > 0:
-            raise ConfigError(f"kl.target = {self.target}, kl.budget = {self.budget}: both are nats a sequence and must be above 0.")
+            raise ConfigError(
+                f"kl.target = {self.target}, kl.budget = {self.budget}: both are nats a sequence and must be above 0."
+            )
         if self.mode != "fixed" and self.budget < self.target:
             raise ConfigError(
                 f"kl.budget = {self.budget} is below kl.target = {self.target}, so every policy that reaches its target would be "

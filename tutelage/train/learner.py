@@ -69,13 +69,26 @@ def run_pass(forward: Forward, batch: TokenBatch, device: torch.device, compute:
 
 
 @torch.no_grad()
-def infer(forward: Forward, batch: TokenBatch, device: torch.device, compute: ComputeConfig) -> Tensor:
-    """The output [B, ...] of a whole batch on the CPU, computed in microbatches."""
-    parts = [(rows, run_pass(forward, batch.rows(rows), device, compute))
-             for rows in microbatches(batch.length_B.tolist(), compute.microbatch_tokens)]  # fmt: skip
-    whole = torch.empty(len(batch), *parts[0][1].shape[1:])
-    for rows, part in parts:
-        whole[rows] = part
+def infer(
+    forward: Forward,
+    batch: TokenBatch,
+    device: torch.device,
+    compute: ComputeConfig,
+    parts: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """The output [B, ...] of a whole batch on the CPU, computed in microbatches.
+
+    parts  rows that are cut into microbatches by themselves, as an update of these rows would; None takes all at once.
+           In bf16 the same rows in other company round otherwise, so only the same cut gives the same bits.
+    """
+    whole: Tensor | None = None
+    for part in parts if parts is not None else [torch.arange(len(batch))]:
+        for cut in microbatches(batch.length_B[part].tolist(), compute.microbatch_tokens):
+            rows = part[cut]
+            out = run_pass(forward, batch.rows(rows), device, compute).cpu()
+            whole = torch.empty(len(batch), *out.shape[1:]) if whole is None else whole
+            whole[rows] = out
+    assert whole is not None, "a batch has at least one row"
     return whole
 
 
@@ -105,9 +118,9 @@ class Learner:
     def _pass(self, batch: TokenBatch) -> Tensor:
         return run_pass(self._forward, batch, next(self.module.parameters()).device, self._compute)
 
-    def infer(self, batch: TokenBatch) -> Tensor:
-        """The module's output [B, ...] without gradient, by the same microbatches that training would use."""
-        return infer(self._forward, batch, next(self.module.parameters()).device, self._compute)
+    def infer(self, batch: TokenBatch, parts: Sequence[Tensor] | None = None) -> Tensor:
+        """The module's output [B, ...] without gradient, by the same microbatches that training on `parts` would use."""
+        return infer(self._forward, batch, next(self.module.parameters()).device, self._compute, parts)
 
     def step(self, terms: Sequence[Term]) -> dict[str, float]:
         """One update on the sum of the terms. Returns their summed metrics, the loss, the gradient norm and the lr.
@@ -126,7 +139,9 @@ class Learner:
                 loss, seen = term.loss(self._pass(term.batch.rows(rows)), rows)
                 loss.backward()  # type: ignore[no-untyped-call]
                 for name, value in {"loss": loss, **seen}.items():
-                    metrics[name] = _join(name, metrics[name], float(value.detach())) if name in metrics else float(value.detach())
+                    metrics[name] = (
+                        _join(name, metrics[name], float(value.detach())) if name in metrics else float(value.detach())
+                    )
         norm = nn.utils.clip_grad_norm_(self.named.values(), self._optim.grad_clip)
         metrics |= {"grad_norm": float(norm), "lr": lr, "skipped": 0.0}
         if not (torch.isfinite(norm) and all(v == v and abs(v) != float("inf") for v in metrics.values())):

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tutelage.data.batch import Rollouts, TokenBatch
 from tutelage.model.causal import CausalModel
-from tutelage.model.lora import Adapter
 from tutelage.model.value_model import PolicyWithValue, ValueModel
 from tutelage.train.learner import ComputeConfig, Learner, Loss, Term
 from tutelage.train.optim import OptimConfig
@@ -28,24 +27,31 @@ class Sampler(Protocol):
 class Policy(Protocol):
     """Log-probabilities and updates of the policy."""
 
-    def logp(self, batch: TokenBatch) -> tuple[Tensor, Tensor]: ...
+    def logp(self, batch: TokenBatch, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]: ...
     def step(self, terms: Sequence[Term]) -> dict[str, float]: ...
 
 
 class ActorCritic(Protocol):
     """A policy and its critic."""
 
-    def logp(self, batch: TokenBatch) -> tuple[Tensor, Tensor]: ...
+    def logp(self, batch: TokenBatch, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]: ...
     def values(self, batch: TokenBatch) -> Tensor: ...
     def step(
-        self, batch: TokenBatch, rows: Tensor, policy_loss: Loss, value_loss: Loss, *, extra: Sequence[Term], train_policy: bool
+        self,
+        batch: TokenBatch,
+        rows: Tensor,
+        policy_loss: Loss,
+        value_loss: Loss,
+        *,
+        extra: Sequence[Term],
+        train_policy: bool,
     ) -> dict[str, float]: ...
 
 
 class Reference(Protocol):
     """The policy that RL started from."""
 
-    def logp(self, batch: TokenBatch) -> Tensor: ...
+    def logp(self, batch: TokenBatch, parts: Sequence[Tensor] | None = None) -> Tensor: ...
 
 
 class Score(Protocol):
@@ -55,7 +61,13 @@ class Score(Protocol):
 
 
 def policy_learner(
-    model: CausalModel, *, temperature: float, optim: OptimConfig, compute: ComputeConfig, total_steps: int, ema_decay: float = 0.0
+    model: CausalModel,
+    *,
+    temperature: float,
+    optim: OptimConfig,
+    compute: ComputeConfig,
+    total_steps: int,
+    ema_decay: float = 0.0,
 ) -> Learner:
     """Output channels: log-probability and entropy of each trained token, at the sampling temperature."""
 
@@ -75,7 +87,13 @@ def critic_learner(model: ValueModel, *, optim: OptimConfig, compute: ComputeCon
 
 
 def shared_learner(
-    module: PolicyWithValue, *, temperature: float, optim: OptimConfig, compute: ComputeConfig, total_steps: int, ema_decay: float = 0.0
+    module: PolicyWithValue,
+    *,
+    temperature: float,
+    optim: OptimConfig,
+    compute: ComputeConfig,
+    total_steps: int,
+    ema_decay: float = 0.0,
 ) -> Learner:
     """Output channels: log-probability and entropy of each trained token, and the value before it."""
 
@@ -91,8 +109,9 @@ class LearnerPolicy:
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
 
-    def logp(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        out_BTC = self.learner.infer(batch)
+    def logp(self, batch: TokenBatch, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy [B, T], cut as the updates on `parts` will be: the first ratio is then exactly 1."""
+        out_BTC = self.learner.infer(batch, parts)
         return out_BTC[..., 0], out_BTC[..., 1]
 
     def step(self, terms: Sequence[Term]) -> dict[str, float]:
@@ -110,7 +129,14 @@ class SeparateActorCritic(LearnerPolicy):
         return self.critic.infer(batch)[..., 0]
 
     def step(  # type: ignore[override]
-        self, batch: TokenBatch, rows: Tensor, policy_loss: Loss, value_loss: Loss, *, extra: Sequence[Term], train_policy: bool
+        self,
+        batch: TokenBatch,
+        rows: Tensor,
+        policy_loss: Loss,
+        value_loss: Loss,
+        *,
+        extra: Sequence[Term],
+        train_policy: bool,
     ) -> dict[str, float]:
         """One update of the critic and, unless it is still warming up, one of the policy."""
         critic = _of_critic(self.critic.step([Term(batch, rows, lambda out, r: value_loss(out[..., 0], r))]))
@@ -133,7 +159,14 @@ class SharedActorCritic(LearnerPolicy):
         return self.learner.infer(batch)[..., 2]
 
     def step(  # type: ignore[override]
-        self, batch: TokenBatch, rows: Tensor, policy_loss: Loss, value_loss: Loss, *, extra: Sequence[Term], train_policy: bool
+        self,
+        batch: TokenBatch,
+        rows: Tensor,
+        policy_loss: Loss,
+        value_loss: Loss,
+        *,
+        extra: Sequence[Term],
+        train_policy: bool,
     ) -> dict[str, float]:
         """One update of both; while the critic is warming up, of the value head alone."""
 

@@ -43,14 +43,18 @@ class Monitor:
         self._sums, self._counts = {}, {}
         if not self.first:
             self.first = dict(metrics)
-        self._run(BEFORE_UPDATE, Window(step, metrics, [], self.first, self.config.kl_target, self.config.mismatch_tolerance))
+        self._run(
+            BEFORE_UPDATE, Window(step, metrics, [], self.first, self.config.kl_target, self.config.mismatch_tolerance)
+        )
 
     def after_minibatch(self, step: int, epoch: int, i: int, found: Metrics) -> Metrics:
         """Returns the mean of the update's metrics so far. Raises TrainingError when the first ratio is not 1."""
         # What is not finite was skipped and counted as such; here it would hide the figures of the other minibatches.
         found = {name: value for name, value in found.items() if math.isfinite(value)}
         if epoch == 0 and i == 0:
-            self._run(FIRST_MINIBATCH, Window(step, found, [], self.first, self.config.kl_target, self.config.ratio_tolerance))
+            self._run(
+                FIRST_MINIBATCH, Window(step, found, [], self.first, self.config.kl_target, self.config.ratio_tolerance)
+            )
         for name, value in found.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts[name] + 1 if name in self._counts else 1
@@ -74,5 +78,7 @@ class Monitor:
             self.report(alarm)
             raised.append(alarm)
             if alarm.action == "abort":
-                raise TrainingError(f"update {alarm.step}, {alarm.name}: {alarm.saw}. Likely cause: {alarm.cause}. {alarm.advice}")
+                raise TrainingError(
+                    f"update {alarm.step}, {alarm.name}: {alarm.saw}. Likely cause: {alarm.cause}. {alarm.advice}"
+                )
         return raised

@@ -51,7 +51,9 @@ class PPOConfig:
                 f"rollouts, so some minibatches would be empty. Lower it."
             )
         if not 0 < self.clip < 1:
-            raise ConfigError(f"ppo.clip = {self.clip}, but the ratio is held within 1 +- clip. Set it between 0 and 1 (0.2 is usual).")
+            raise ConfigError(
+                f"ppo.clip = {self.clip}, but the ratio is held within 1 +- clip. Set it between 0 and 1 (0.2 is usual)."
+            )
         if not 0 <= self.lam <= 1 or not 0 < self.discount <= 1:
             raise ConfigError(f"ppo.lam = {self.lam}, ppo.discount = {self.discount}: both are shares, at most 1.")
 
@@ -98,8 +100,9 @@ def run(
     while state.step < cfg.updates and not state.stopped:
         step = state.step
         rollouts = sampler.sample(prompts(step), n=cfg.samples_per_prompt, step=step)
+        parts = shuffled_parts(len(rollouts), cfg.minibatches, seed=derive(seed, "minibatch", step))
         seen = gather(
-            rollouts, logp=actor_critic.logp(rollouts.batch), reference=reference, score=score,
+            rollouts, parts=parts, logp=actor_critic.logp(rollouts.batch, parts), reference=reference, score=score,
             unfinished=unfinished, weight_cap=cfg.weight_cap,
         )  # fmt: skip
         if state.kl_coef is None:
@@ -113,7 +116,6 @@ def run(
         metrics["explained_variance"] = float(explained_variance(value_BT, return_BT, seen.mask_BT))
         monitor.before_update(step, metrics, seen)
         for epoch in range(cfg.epochs):
-            parts = shuffled_parts(len(rollouts), cfg.minibatches, seed=derive(seed, "minibatch", step, epoch))
             for i, rows in enumerate(parts):
                 policy_loss, value_loss = losses(cfg, seen, adv_BT, value_BT, return_BT, rows)
                 extra = language(step, epoch * cfg.minibatches + i) if cfg.ptx_coef else ()

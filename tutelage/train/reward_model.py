@@ -10,7 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tutelage.algo.preference_loss import all_pairs, davidson_nll, pair_nll, plackett_luce_nll, rao_kupper_nll, strict_pairs
+from tutelage.algo.preference_loss import (
+    all_pairs,
+    davidson_nll,
+    pair_nll,
+    plackett_luce_nll,
+    rao_kupper_nll,
+    strict_pairs,
+)
 from tutelage.data.batch import TokenBatch
 from tutelage.data.comparisons import ComparisonBatch, RankedRows, comparison_batch
 from tutelage.data.sft import epoch_batches
@@ -34,7 +41,9 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 0.5:
-            raise ConfigError(f"reward.smoothing = {self.smoothing}, but at one half a label says nothing. Set it to 0 or more and below 0.5.")
+            raise ConfigError(
+                f"reward.smoothing = {self.smoothing}, but at one half a label says nothing. Set it to 0 or more and below 0.5."
+            )
         if self.likelihood == "plackett_luce" and (self.smoothing or self.margin_scale):
             raise ConfigError(
                 "reward.smoothing and reward.margin_scale are defined on pairs, but reward.likelihood = 'plackett_luce' ranks all at "

@@ -43,7 +43,9 @@ class RLOOConfig:
                 f"Set it to 2 or more (4 is usual)."
             )
         if not 0 < self.clip < 1:
-            raise ConfigError(f"rloo.clip = {self.clip}, but the ratio is held within 1 +- clip. Set it between 0 and 1 (0.2 is usual).")
+            raise ConfigError(
+                f"rloo.clip = {self.clip}, but the ratio is held within 1 +- clip. Set it between 0 and 1 (0.2 is usual)."
+            )
 
 
 def run(
@@ -69,8 +71,9 @@ def run(
     while state.step < cfg.updates and not state.stopped:
         step = state.step
         rollouts = sampler.sample(prompts(step), n=cfg.samples_per_prompt, step=step)
+        parts = shuffled_parts(len(rollouts), cfg.minibatches, seed=derive(seed, "minibatch", step))
         seen = gather(
-            rollouts, logp=policy.logp(rollouts.batch), reference=reference, score=score,
+            rollouts, parts=parts, logp=policy.logp(rollouts.batch, parts), reference=reference, score=score,
             unfinished=unfinished, weight_cap=float("inf"),
         )  # fmt: skip
         if state.kl_coef is None:
@@ -80,7 +83,6 @@ def run(
         metrics = describe(seen) | {"kl_coef": state.kl_coef, "tokens": float(rollouts.batch.length_B.sum())}
         monitor.before_update(step, metrics, seen)
         for epoch in range(cfg.epochs):
-            parts = shuffled_parts(len(rollouts), cfg.minibatches, seed=derive(seed, "minibatch", step, epoch))
             for i, rows in enumerate(parts):
                 found = policy.step([Term(rollouts.batch, rows, sequence_loss(cfg, seen, adv_B, rows))])
                 metrics |= monitor.after_minibatch(step, epoch, i, found)
@@ -108,7 +110,12 @@ def sequence_loss(cfg: RLOOConfig, seen: Experience, adv_B: Tensor, rows: Tensor
     def loss(out_BTC: Tensor, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         logp_BT = out_BTC[..., 0]
         value, metrics = sequence_policy_loss(
-            logp_BT, seen.logp_BT[r], adv_B[r], seen.mask_BT[r], clip=cfg.clip if reused else None, n_sequences=len(rows)
+            logp_BT,
+            seen.logp_BT[r],
+            adv_B[r],
+            seen.mask_BT[r],
+            clip=cfg.clip if reused else None,
+            n_sequences=len(rows),
         )
         drift_BT = torch.where(seen.mask_BT[r], logp_BT.detach() - seen.logp_BT[r], 0.0)
         return value, {**metrics, "max_ratio_error": drift_BT.exp().sub(1).abs().max()}

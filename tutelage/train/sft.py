@@ -22,7 +22,9 @@ class SFTConfig:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
-            raise ConfigError(f"sft.epochs = {self.epochs}, sft.batch_size = {self.batch_size}: both must be 1 or more.")
+            raise ConfigError(
+                f"sft.epochs = {self.epochs}, sft.batch_size = {self.batch_size}: both must be 1 or more."
+            )
 
 
 @dataclass(slots=True)
