@@ -51,7 +51,10 @@ def killed_in(out: Path) -> str:
 
 
 def kill_once(recipe: Path, base: str, out: Path, after_s: float) -> str:
-    """Starts a run, kills it with SIGKILL after so many seconds, and runs it to its end. Returns the stage that was hit."""
+    """Starts a run, kills it with SIGKILL after so many seconds, and runs it to its end.
+
+    Returns the stage that was hit.
+    """
     process = start(recipe, base, out)
     time.sleep(after_s)
     os.kill(process.pid, signal.SIGKILL)
@@ -83,7 +86,8 @@ def main() -> None:
         same = weights(work / f"killed-{k}") == expected
         equal += same
         print(f"kill {k} after {after:.1f} s in {hits[-1]}: {'equal' if same else 'DIFFERENT'}", file=sys.stderr)
-    print(json.dumps({"benchmark": "kill_resume", "kills": args.kills, "equal": equal, "hit": hits, "unbroken_s": round(seconds, 1)}))
+    figures = {"kills": args.kills, "equal": equal, "hit": hits, "unbroken_s": round(seconds, 1)}
+    print(json.dumps({"benchmark": "kill_resume", **figures}))
     raise SystemExit(0 if equal == args.kills else 1)
 
 

@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import resource
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -141,3 +144,50 @@ def ask():
     from tutelage.types import Message, Prompt
 
     return lambda words: Prompt(messages=(Message(role="user", content=words),))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB; without the right to mount one, a limit of 64 KiB on every file."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode == 0:
+        yield disk
+        subprocess.run(["umount", str(disk)], check=True)
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    yield disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture
+def small_reward_folder(small_causal, small_chat, tmp_path):
+    """(seed) -> the folder of a published reward model that has learned nothing."""
+    from tutelage.model.reward_model import RewardModel, save_reward
+
+    def make(seed=0):
+        folder = tmp_path / f"reward-{seed}"
+        model = RewardModel(small_causal(seed=seed), small_chat, seed=seed)
+        save_reward(folder, model, lineage={"stage": "reward", "weights": f"{seed}" * 12}, card={}, probes=[])
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def small_run(small_causal, small_chat, tmp_path):
+    """A run directory with three published policies: base, sft and the PPO of round 1."""
+    from tutelage.model.checkpoint import save_causal, weights_sha
+
+    folder = tmp_path / "run"
+    for seed, (name, stage) in enumerate([("base", "base"), ("sft", "sft"), ("round-1/ppo", "ppo")]):
+        model = small_causal(seed=seed)
+        save_causal(folder / name, model, small_chat, {"stage": stage, "weights": weights_sha(model.hf.state_dict())})
+    (folder / "config.toml").write_text("", encoding="utf-8")
+    return folder

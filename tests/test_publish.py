@@ -1,7 +1,6 @@
 """Whole or not at all: kills, full disks, flipped bytes, and two processes in one run directory."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -107,26 +106,6 @@ def test_one_json_file_is_replaced_in_one_step(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 KiB; without the right to mount one, a limit of 64 KiB on every file."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False, capture_output=True
-    )
-    if mounted.returncode == 0:
-        yield disk
-        subprocess.run(["umount", str(disk)], check=True)
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
-    yield disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing(small_disk):
     with (
         pytest.raises(DiskError, match=r"model was not written: .* Free space"),
@@ -137,15 +116,6 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(small_disk):
     assert list(small_disk.iterdir()) == []
     with pytest.raises(DiskError, match=r"facts.json was not written"):
         write_json(small_disk / "facts.json", "x" * 200_000)
-    assert list(small_disk.iterdir()) == []
-
-
-def test_a_full_disk_is_the_same_error_when_safetensors_meets_it(small_disk):
-    import torch
-    from safetensors.torch import save_file
-
-    with pytest.raises(DiskError, match="model was not written"), published(small_disk / "model") as aside:
-        save_file({"x": torch.zeros(100_000)}, aside / "weights.safetensors")
     assert list(small_disk.iterdir()) == []
 
 

@@ -29,6 +29,8 @@ def load(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise ConfigError(f"{path}: no such recipe. `ls recipes` shows the ones that come with tutelage.") from e
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read as a recipe ({e.strerror}). Give a TOML file.") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: not valid TOML ({e}). Mend that line.") from e
     for text in overrides:

@@ -1,4 +1,7 @@
-"""Metrics of a run: JSON Lines always, a live line on the console, TensorBoard when asked for. Knows no meaning of a number."""
+"""Metrics of a run: JSON Lines always, a live line on the console, TensorBoard when asked for.
+
+Knows no meaning of a number.
+"""
 
 import json
 import os
@@ -22,7 +25,7 @@ def say(text: str) -> None:
 
 
 class MetricsLog:
-    """Appends `{"step": 3, "loss": 0.7, …}` rows. After a kill, rows from `resume_at` on are dropped: they come again."""
+    """Appends rows like `{"step": 3, "loss": 0.7}`. After a kill, rows from `resume_at` on are dropped: they come again."""
 
     def __init__(self, path: Path, *, resume_at: int = 0, tensorboard: bool = False) -> None:
         self.path = path
@@ -51,7 +54,8 @@ def _open_board(folder: Path) -> Any:
         from tensorboard.summary import Writer
     except ImportError as e:
         raise ConfigError(
-            "log.tensorboard = true, but TensorBoard is not installed. Run `pip install tensorboard`, or set it to false."
+            "log.tensorboard = true, but TensorBoard is not installed. Run `pip install tensorboard`, or set it to "
+            "false."
         ) from e
     return Writer(str(folder))
 

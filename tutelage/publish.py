@@ -10,13 +10,10 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-
-from safetensors import SafetensorError
 
 from tutelage.errors import CorruptError, DiskError, RunInUseError
 
@@ -40,25 +37,16 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Turns a full or failing disk into one clear message. The write is never tried again: after an error it is lost."""
+    """Turns a full or failing disk into one clear message. A write is never tried again: after an error it is lost."""
     try:
         yield
-    except (OSError, SafetensorError) as e:
-        number = _error_number(e)
-        if number in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-            why = "the disk is full" if number == errno.ENOSPC else os.strerror(number)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            why = "the disk is full" if e.errno == errno.ENOSPC else os.strerror(e.errno)
             raise DiskError(
                 f"{what} was not written: {why}. Nothing of it was kept. Free space and run the same command again."
             ) from e
         raise
-
-
-def _error_number(error: Exception) -> int | None:
-    if isinstance(error, OSError):
-        return error.errno
-    # safetensors is no OSError and keeps the number in its text alone: "I/O error: … (os error 28)".
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None
 
 
 def write_json(path: Path, value: object) -> None:
@@ -80,9 +68,9 @@ def write_json(path: Path, value: object) -> None:
 
 @contextlib.contextmanager
 def published(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder to fill; on a clean exit it becomes `folder`, with a manifest. An error leaves no trace.
+    """Yields a temporary folder to fill; on a clean exit it becomes `folder`, with a manifest.
 
-    `folder` must not exist: what is published is never replaced, so that no moment exists in which it is gone.
+    An error leaves no trace. `folder` must not exist: what is published is never replaced, so that no moment exists in which it is gone.
     """
     if folder.exists():
         raise CorruptError(
@@ -145,7 +133,8 @@ def _read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
         return {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise CorruptError(
-            f"{path} is not as it was written ({type(e).__name__}: {e}). Restore it, or delete the folder and run again."
+            f"{path} is not as it was written ({type(e).__name__}: {e}). Restore it, or delete the folder and run "
+            f"again."
         ) from e
 
 

@@ -63,8 +63,9 @@ class Prompt(Fact):
 
 
 class Completion(Fact):
-    """One answer to a prompt. `token_ids` are what the sampler wrote: nothing is ever re-tokenised on the way to training.
+    """One answer to a prompt.
 
+    `token_ids` are what the sampler wrote: nothing is ever re-tokenised on the way to training.
     Example: `{"prompt_id": "3f…", "text": "Of course. Which day suits you?", "model_version": "sft-91…", …}`.
     """
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tutelage.errors import CorruptError, ModelError
+from tutelage.errors import CorruptError, DiskError, ModelError
 from tutelage.model.attention import NAME, Packed
 from tutelage.model.checkpoint import latest_state, read_lineage, save_causal, save_state, weights_sha
 from tutelage.model.load import load_causal
@@ -149,3 +149,12 @@ def test_a_model_folder_is_never_replaced(small_causal, small_chat, tmp_path):
     save_causal(tmp_path / "model", small_causal(), small_chat, {})
     with pytest.raises(CorruptError, match="already there"):
         save_causal(tmp_path / "model", small_causal(), small_chat, {})
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(small_disk, small_causal, small_chat):
+    # Both are larger than the 64 KiB of the disk, and it is safetensors that meets its end.
+    with pytest.raises(DiskError, match=r"step-0000003 was not written: .* Free space"):
+        save_state(small_disk, 3, {"w": torch.zeros(100_000)}, {})
+    with pytest.raises(DiskError, match=r"model was not written: .* Free space"):
+        save_causal(small_disk / "model", small_causal(), small_chat, {})
+    assert list(small_disk.iterdir()) == []

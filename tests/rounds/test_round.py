@@ -1,4 +1,7 @@
-"""A whole round on a tiny model: SFT, simulated labels, reward model, PPO, evaluation, gate, report; and after a kill."""
+"""A whole round on a tiny model: SFT, simulated labels, reward model, PPO, evaluation, gate, report.
+
+And again after a kill.
+"""
 
 import importlib.util
 import json
@@ -58,7 +61,8 @@ def finished(tiny_base, tmp_path_factory):
 
 def test_a_round_publishes_every_stage_and_a_summary(finished):
     folder, summary = finished
-    for stage in ("base", "sft", "round-1/samples", "round-1/labels", "round-1/reward-0", "round-1/reward-held-out", "round-1/ppo", "round-1/evaluation"):
+    of_round = ("samples", "labels", "reward-0", "reward-held-out", "ppo", "evaluation")
+    for stage in ("base", "sft", *(f"round-1/{s}" for s in of_round)):
         assert (folder / stage / "manifest.json").is_file(), stage
     assert (folder / "report.html").is_file()
     assert json.loads((folder / "summary.json").read_text())["best"] == summary["best"]
@@ -77,7 +81,7 @@ def test_the_policy_names_the_labellers_behind_it(finished):
     folder, summary = finished
     with open_store(folder / "store.db") as store:
         lineage = trace(store, summary["policies"]["round 1"])
-    assert [s.version.stage for s in lineage.steps][0] == "ppo"
+    assert lineage.steps[0].version.stage == "ppo"
     assert lineage.labelers and all(name.startswith("sim-") or name == "import" or name for name in lineage.labelers)
     assert any(share.kind == "simulated" for step in lineage.steps for share in step.shares)
 
@@ -90,7 +94,8 @@ def test_every_model_of_the_run_opens_with_plain_transformers(finished):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ours, chat = load_causal(str(folder))
     ids = chat.prompt_ids([*_messages("Hello, I need a table.")])
-    assert tokenizer.apply_chat_template([{"role": "user", "content": "Hello, I need a table."}], add_generation_prompt=True, return_dict=False) == ids
+    turns = [{"role": "user", "content": "Hello, I need a table."}]
+    assert tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False) == ids
     token_N = torch.tensor(ids)
     mask = torch.ones(1, len(ids), dtype=torch.bool)
     mask[0, 0] = False
@@ -132,16 +137,15 @@ def test_a_second_process_is_refused_with_code_3(finished, tiny_base):
     with RunLock(finished[0]):
         with pytest.raises(RunInUseError):
             run_recipe(_recipe(tiny_base), finished[0])
-        command = [sys.executable, "-m", "tutelage", "run", str(TINY), "--out", str(finished[0]), "--set", f"base={tiny_base}"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        command = [sys.executable, "-m", "tutelage", "run", str(TINY), "--out", str(finished[0])]
+        done = subprocess.run([*command, "--set", f"base={tiny_base}"], capture_output=True, text=True)
     assert done.returncode == 3
     assert "is in use by process" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_rloo_runs_the_same_round(tiny_base, tmp_path):
-    recipe = _recipe(
-        tiny_base, "run.algorithm=rloo", "rloo.updates=2", "rloo.prompts_per_update=4", "rloo.eval_every=2", "sft.epochs=1"
-    )
+    of_rloo = ("rloo.updates=2", "rloo.prompts_per_update=4", "rloo.eval_every=2")
+    recipe = _recipe(tiny_base, "run.algorithm=rloo", *of_rloo, "sft.epochs=1")
     assert run_recipe(recipe, tmp_path / "run", until="rl")["until"] == "rl"
     assert (tmp_path / "run" / "round-1" / "rloo" / "manifest.json").is_file()
 
@@ -150,7 +154,8 @@ def test_rloo_runs_the_same_round(tiny_base, tmp_path):
 def test_ppo_runs_with(setting, tiny_base, tmp_path):
     recipe = _recipe(tiny_base, setting, "ppo.updates=2", "ppo.eval_every=2", "sft.epochs=1", "collect.prompts=40")
     run_recipe(recipe, tmp_path / "run", until="rl")
-    rows = [json.loads(line) for line in (tmp_path / "run" / "round-1" / "ppo" / "metrics.jsonl").read_text().splitlines()]
+    metrics = tmp_path / "run" / "round-1" / "ppo" / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert abs(next(r["kl"] for r in rows if "kl" in r)) < 1e-3
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tutelage import __version__
+from tutelage.cli.terminal import printable
 from tutelage.errors import TutelageError, WaitingForLabels
 from tutelage.log import say
 
@@ -44,7 +45,7 @@ def main() -> None:
     except TutelageError as e:
         if "TUTELAGE_DEBUG" in os.environ:
             raise
-        say(str(e) if isinstance(e, WaitingForLabels) else f"error: {e}")
+        say(printable(str(e) if isinstance(e, WaitingForLabels) else f"error: {e}"))
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from the last saved state")

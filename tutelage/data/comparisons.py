@@ -55,8 +55,8 @@ def ranked_rows(groups: Sequence[RankedGroup], token_ids: TokenIds) -> tuple[lis
         rows.append(RankedRows(ids, group.tiers, group.margin or 0.0, group))
     if not rows:
         raise DataError(
-            f"none of the {len(groups)} rankings can be used: each is longer than the reward model's window, or there is none. "
-            f"Collect or import comparisons first, or use a reward model with a longer window."
+            f"none of the {len(groups)} rankings can be used: each is longer than the reward model's window, or there "
+            f"is none. Collect or import comparisons first, or use a reward model with a longer window."
         )
     return rows, len(groups) - len(rows)
 

@@ -1,6 +1,6 @@
 """Text for pre-training: documents and dialogues from files, as token pieces and a plan of batches.
 
-The plan is a function of (sources, seed): a batch can be made again after a kill without any saved position but its number.
+The plan is a function of (sources, seed): after a kill a batch can be made again with no saved position but its number.
 """
 
 import hashlib
@@ -64,7 +64,8 @@ def documents(source: CorpusSource) -> Iterator[str | tuple[Message, ...]]:
             yield _messages(where, row["messages"])
         else:
             raise DataError(
-                f"{where}: found the fields {sorted(row)}, but pre-training reads 'text' or 'messages'. Rename one of them."
+                f"{where}: found the fields {sorted(row)}, but pre-training reads 'text' or 'messages'. Rename one of "
+                f"them."
             )
 
 
@@ -91,15 +92,13 @@ def load_corpus(source: CorpusSource, chat: Chat, *, row_tokens: int) -> Corpus:
     train: list[list[int]] = []
     held_out: list[list[int]] = []
     for document in documents(source):
-        if isinstance(document, str):
-            ids = chat.completion_ids(document)
-        else:
-            ids = _dialogue_ids(document, chat)
+        ids = chat.completion_ids(document) if isinstance(document, str) else _dialogue_ids(document, chat)
         share = int(hashlib.sha256(plain(document).encode()).hexdigest()[:8], 16) / 16**8
         (held_out if share < source.held_out else train).append(ids)
     if not train or not held_out:
         raise DataError(
-            f"{source.path}: {len(train)} documents to train on and {len(held_out)} held out; both are needed. Give more text."
+            f"{source.path}: {len(train)} documents to train on and {len(held_out)} held out; both are needed. Give "
+            f"more text."
         )
     return Corpus(source.name, fill_rows(train, row_tokens), fill_rows(held_out, row_tokens))
 

@@ -33,8 +33,8 @@ def sft_rows(demonstrations: Sequence[Demonstration], chat: Chat) -> SFTRows:
             rows.append((prompt + answer, [False] * len(prompt) + [True] * len(answer)))
     if not rows:
         raise DataError(
-            f"none of the {len(demonstrations)} demonstrations fits the model's window of {chat.window} tokens (or there is none). "
-            f"Add shorter demonstrations, or use a model with a longer window."
+            f"none of the {len(demonstrations)} demonstrations fits the model's window of {chat.window} tokens (or "
+            f"there is none). Add shorter demonstrations, or use a model with a longer window."
         )
     return SFTRows(tuple(rows), len(demonstrations) - len(rows))
 

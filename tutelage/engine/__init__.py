@@ -1,1 +1,1 @@
-"""Sampling: continuous batching over slots, one prefill a prompt, log-probabilities as they are drawn. Knows no text."""
+"""Sampling: continuous batching over slots, one prefill a prompt, log-probabilities as drawn. Knows no text."""

@@ -31,7 +31,10 @@ class EngineConfig:
 
 
 class Engine:
-    """Samples from a causal model. The model is shared with whoever trains it: new weights need no copy, only a new version."""
+    """Samples from a causal model.
+
+    The model is shared with whoever trains it: new weights need no copy, only a new version.
+    """
 
     def __init__(self, model: CausalModel, *, end_id: int, window: int, config: EngineConfig | None = None) -> None:
         self.model = model
@@ -74,8 +77,8 @@ class Engine:
                 raise DataError(f"prompt {i} has no token. Give it at least one.")
             if n + sampling.max_new_tokens > self.window:
                 raise DataError(
-                    f"prompt {i} has {n} tokens; with {sampling.max_new_tokens} for the answer that is more than the model's "
-                    f"window of {self.window}. Shorten the prompt or lower sampling.max_new_tokens."
+                    f"prompt {i} has {n} tokens; with {sampling.max_new_tokens} for the answer that is more than the "
+                    f"model's window of {self.window}. Shorten the prompt or lower sampling.max_new_tokens."
                 )
 
     def _admit(
@@ -147,10 +150,14 @@ class Engine:
                 continue
             done.append(
                 Sample(
-                    sample.i_request, sample.i_sample, tuple(sample.token_ids), tuple(sample.logp),
-                    "stop" if stopped else "length", self.version,
+                    sample.i_request,
+                    sample.i_sample,
+                    tuple(sample.token_ids),
+                    tuple(sample.logp),
+                    "stop" if stopped else "length",
+                    self.version,
                 )
-            )  # fmt: skip
+            )
             moved = scheduler.release(slot)
             if moved is not None:
                 cache.move(moved, slot, scheduler.running[slot].length)

@@ -18,11 +18,13 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ConfigError(
-                f"sampling.max_new_tokens = {self.max_new_tokens}, but an answer needs at least its end token. Set it to 1 or more."
+                f"sampling.max_new_tokens = {self.max_new_tokens}, but an answer needs at least its end token. Set it "
+                f"to 1 or more."
             )
         if self.temperature < 0:
             raise ConfigError(
-                f"sampling.temperature = {self.temperature}, but it divides the logits. Set it to 0 (likeliest token) or above."
+                f"sampling.temperature = {self.temperature}, but it divides the logits. Set it to 0 (likeliest token) "
+                f"or above."
             )
         if not 0 < self.top_p <= 1:
             raise ConfigError(

@@ -35,7 +35,8 @@ def decide(cfg: GateConfig, figures: Mapping[str, float]) -> Verdict:
     against = []
     if figures["win_low"] < cfg.win_rate:
         against.append(
-            f"its win rate against the best policy so far may be as low as {figures['win_low']:.1%} (asked: {cfg.win_rate:.0%})"
+            f"its win rate against the best policy so far may be as low as {figures['win_low']:.1%} "
+            f"(asked: {cfg.win_rate:.0%})"
         )
     if figures["kl"] > cfg.max_kl:
         against.append(f"it stands {figures['kl']:.1f} nats from the SFT model (allowed: {cfg.max_kl:g})")

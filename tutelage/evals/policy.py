@@ -10,7 +10,11 @@ from tutelage.types import Completion
 
 # Openings by which an answer declines. A phrase list errs both ways: read the samples before trusting a change.
 _REFUSES = re.compile(
-    r"^\W*(i('m| am) (sorry|afraid)[^.?!]*\b(can('|no)t|unable|not able)|i (can('|no)t|won't|am unable|am not able to)\b|sorry,? (but )?i can('|no)t)",
+    r"^\W*("
+    r"i('m| am) (sorry|afraid)[^.?!]*\b(can('|no)t|unable|not able)"
+    r"|i (can('|no)t|won't|am unable|am not able to)\b"
+    r"|sorry,? (but )?i can('|no)t"
+    r")",
     re.IGNORECASE,
 )
 SELF_BLEU_SAMPLE = 100  # answers: each is held against all others

@@ -73,22 +73,31 @@ def evaluate(score: Score, groups: Sequence[RankedGroup], *, seed: int = 0) -> R
     pairs, n_ties, within = _pairs(score, groups)
     if not pairs:
         raise DataError(
-            f"{len(groups)} rankings hold no pair with a winner, so accuracy is undefined. Give comparisons that are not all ties."
+            f"{len(groups)} rankings hold no pair with a winner, so accuracy is undefined. Give comparisons that are "
+            f"not all ties."
         )
     margin = np.array([p.better - p.worse for p in pairs])
     whole = _accuracy(pairs, seed)
     p, right = fold(1 / (1 + np.exp(-margin)), np.ones(len(pairs)))
     longer = np.array([p.longer_by for p in pairs])
     return RewardReport(
-        n=len(pairs), n_ties=n_ties, accuracy=whole.accuracy, accuracy_low=whole.low, accuracy_high=whole.high,
-        accuracy_better_second=float(np.mean(-margin < 0)), ece=float(ece(p, right)), temperature=fit_temperature(margin, np.ones(len(pairs))),
+        n=len(pairs),
+        n_ties=n_ties,
+        accuracy=whole.accuracy,
+        accuracy_low=whole.low,
+        accuracy_high=whole.high,
+        accuracy_better_second=float(np.mean(-margin < 0)),
+        ece=float(ece(p, right)),
+        temperature=fit_temperature(margin, np.ones(len(pairs))),
         longer_wins_accuracy=float(np.mean(np.where(longer == 0, 0.5, longer > 0))),
         when_longer_wins=_optional([q for q in pairs if q.longer_by > 0], seed),
         when_shorter_wins=_optional([q for q in pairs if q.longer_by < 0], seed),
-        length_corr=_correlation(within), agreement=_ceiling(groups),
-        by_source=_by(pairs, lambda q: q.source, seed), by_labeler=_by(pairs, lambda q: q.labeler, seed),
+        length_corr=_correlation(within),
+        agreement=_ceiling(groups),
+        by_source=_by(pairs, lambda q: q.source, seed),
+        by_labeler=_by(pairs, lambda q: q.labeler, seed),
         reliability=_bins(p, right),
-    )  # fmt: skip
+    )
 
 
 def _pairs(score: Score, groups: Sequence[RankedGroup]) -> tuple[list[Pair], int, list[tuple[float, float]]]:

@@ -1,1 +1,4 @@
-"""Models: loading, packed attention, chat rendering, heads, LoRA and checkpoints. Knows no data set, loop or sampler."""
+"""Models: loading, packed attention, chat rendering, heads, LoRA and checkpoints.
+
+Knows no data set, loop or sampler.
+"""

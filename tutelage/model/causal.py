@@ -13,7 +13,7 @@ from tutelage.model.logits import chosen_logp
 
 
 class CausalModel(nn.Module):
-    """A causal model over packed rows, in evaluation mode for ever: dropout would make two passes of one batch differ."""
+    """A causal model over packed rows, always in evaluation mode: dropout would make two passes of one batch differ."""
 
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__()

@@ -52,8 +52,8 @@ class Chat:
             ) from e
         if _PROBE not in full or not full.startswith(opened):
             raise ModelError(
-                f"{self.source}: the chat template yields no trainable token: the assistant's words are missing from what "
-                f"it renders, or do not follow the opening that it gives to an answer. Mend 'chat_template'."
+                f"{self.source}: the chat template yields no trainable token: the assistant's words are missing from "
+                f"what it renders, or do not follow the opening that it gives to an answer. Mend 'chat_template'."
             )
 
     def _render(self, messages: Sequence[dict[str, str]], *, answer: bool) -> str:
@@ -93,8 +93,9 @@ class Chat:
         ids = self.prompt_ids(prompt)
         if len(ids) + new_tokens > self.window:
             raise DataError(
-                f"prompt {prompt.id} has {len(ids)} tokens; with {new_tokens} for the answer that is more than the model's "
-                f"window of {self.window}. Shorten the prompt, lower the answer's limit, or use a model with a longer window."
+                f"prompt {prompt.id} has {len(ids)} tokens; with {new_tokens} for the answer that is more than the "
+                f"model's window of {self.window}. Shorten the prompt, lower the answer's limit, or use a model with a "
+                f"longer window."
             )
         return ids
 

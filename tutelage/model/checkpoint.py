@@ -4,14 +4,17 @@ A model folder is what `transformers` loads by itself, with heads and lineage be
 killed stage needs to go on: weights, optimiser moments and a position.
 """
 
+import contextlib
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +35,18 @@ def weights_sha(weights: Mapping[str, Tensor]) -> str:
         h.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
         h.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
+
+
+@contextlib.contextmanager
+def tensors_to_disk() -> Iterator[None]:
+    """Inside `published`: makes safetensors' error, which tells the disk's number in words alone, an OSError again."""
+    try:
+        yield
+    except SafetensorError as e:
+        number = re.search(r"os error (\d+)", str(e))
+        if number:
+            raise OSError(int(number[1]), str(e)) from e
+        raise
 
 
 def write_causal(folder: Path, model: CausalModel, chat: Chat, *, dtype: torch.dtype = torch.float32) -> None:
@@ -55,7 +70,7 @@ def save_causal(
     folder: Path, model: CausalModel, chat: Chat, lineage: Mapping[str, Any], *, dtype: torch.dtype = torch.float32
 ) -> None:
     """Publishes a model folder: weights, tokenizer, template and where the weights came from."""
-    with published(folder) as aside:
+    with published(folder) as aside, tensors_to_disk():
         write_causal(aside, model, chat, dtype=dtype)
         write_json(aside / LINEAGE, {**lineage, "template": chat.template_hash, "tokenizer": chat.tokenizer_hash})
 
@@ -79,7 +94,7 @@ def save_state(
     target = folder / f"step-{step:07d}"
     if target.exists():
         shutil.rmtree(target)
-    with published(target) as aside:
+    with published(target) as aside, tensors_to_disk():
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, aside / "tensors.safetensors")
         write_json(aside / "facts.json", {"step": step, **facts})
     for old in _steps(folder)[:-keep]:

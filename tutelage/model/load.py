@@ -1,4 +1,7 @@
-"""Opening a causal model from a folder, a hub name or the bundled default. Safetensors only; remote code is never run."""
+"""Opening a causal model from a folder, a hub name or the bundled default.
+
+Safetensors only; remote code is never run.
+"""
 
 import json
 from pathlib import Path
@@ -146,13 +149,23 @@ def new_llama(
 ) -> CausalModel:
     """A fresh small Llama: tied embeddings, SwiGLU of 2.75 x width, rotary positions."""
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=window, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=eos_id, pad_token_id=None, attn_implementation=NAME,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=window,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=eos_id,
+        pad_token_id=None,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CausalModel(LlamaForCausalLM(config))
+        hf = LlamaForCausalLM(config)
+    hf.set_attn_implementation(NAME)
+    return CausalModel(hf)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
+from transformers import PreTrainedModel
 
 from tutelage.errors import ConfigError
 from tutelage.model.causal import CausalModel
@@ -17,7 +18,7 @@ class LoraSettings:
     """Size of the adapters; rank 0 trains the full weights."""
 
     rank: int = 0
-    alpha: float = 16.0  # the update is scaled by alpha / rank
+    alpha: int = 16  # the update is scaled by alpha / rank
 
     def __post_init__(self) -> None:
         if self.rank < 0:
@@ -49,7 +50,9 @@ class Adapter:
 
     def merge(self) -> CausalModel:
         """Adds the adapters into the base weights and takes them out: a plain model to publish."""
-        self.model.hf = self._tuner.merge_and_unload()
+        merged = self._tuner.merge_and_unload()
+        assert isinstance(merged, PreTrainedModel), f"peft took the adapters out and left a {type(merged).__name__}"
+        self.model.hf = merged
         for p in self.model.parameters():
             p.requires_grad_(True)
         return self.model

@@ -1,4 +1,4 @@
-"""A reward model: a causal or encoder backbone and one scalar head an aspect, with its normalisation and its own tokenizer.
+"""A reward model: a causal or encoder backbone and one scalar head an aspect, its normalisation and its own tokenizer.
 
 The score of an answer is read at its last token (causal: the end token) or at the first token (encoder).
 B rows, T tokens, N packed tokens, D width, A aspects.
@@ -20,7 +20,7 @@ from tutelage.errors import DataError, ModelError
 from tutelage.model.attention import Packed
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
-from tutelage.model.checkpoint import LINEAGE, write_causal
+from tutelage.model.checkpoint import LINEAGE, tensors_to_disk, write_causal
 from tutelage.model.load import DROPOUTS, load_causal, load_tokenizer, locate
 from tutelage.model.quiet import quieten
 from tutelage.publish import published, verify, write_json
@@ -86,7 +86,8 @@ class RewardModel(nn.Module):
         width = backbone.width
         self.head = nn.Linear(width, len(self.aspects))
         with torch.no_grad():
-            # N(0, 1/sqrt(d + 1)) keeps first scores of order one (Stiennon et al. 2020; the paper's text leaves out the root).
+            # N(0, 1/sqrt(d + 1)) keeps first scores of order one (Stiennon et al. 2020; the paper's text leaves out the
+            # root).
             g = torch.Generator().manual_seed(seed)
             self.head.weight.normal_(0.0, 1 / math.sqrt(width + 1), generator=g)
             self.head.bias.zero_()
@@ -108,8 +109,8 @@ class RewardModel(nn.Module):
             ids, window = self.chat.prompt_ids(prompt) + (answer if finished else answer[:-1]), self.chat.window
         if len(ids) > window:
             raise DataError(
-                f"prompt {prompt.id} with this answer has {len(ids)} tokens, more than the reward model's window of {window}. "
-                f"Leave it out, or use a reward model with a longer window."
+                f"prompt {prompt.id} with this answer has {len(ids)} tokens, more than the reward model's window of "
+                f"{window}. Leave it out, or use a reward model with a longer window."
             )
         return ids
 
@@ -190,7 +191,7 @@ def save_reward(
 
     extra  may write further files into the folder before it is published
     """
-    with published(folder) as aside:
+    with published(folder) as aside, tensors_to_disk():
         if isinstance(model.backbone, EncoderModel):
             model.backbone.hf.save_pretrained(str(aside))
             model.backbone.tokenizer.save_pretrained(str(aside))
@@ -239,6 +240,6 @@ def _check_probes(model: RewardModel, probes: Sequence[Mapping[str, Any]], folde
         score = float(model.combine(model.heads(torch.tensor([ids]), torch.tensor([len(ids)]))))
         if not abs(score - row["score"]) <= PROBE_TOLERANCE:
             raise ModelError(
-                f"{folder}: a probe that scored {row['score']:.4f} when this reward model was saved scores {score:.4f} now: head, "
-                f"tokenizer or template were changed. Restore the folder."
+                f"{folder}: a probe that scored {row['score']:.4f} when this reward model was saved scores "
+                f"{score:.4f} now: head, tokenizer or template were changed. Restore the folder."
             )

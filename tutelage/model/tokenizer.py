@@ -17,7 +17,8 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
     """A byte-level BPE of `vocabulary` tokens: any text can be written, and decoding gives it back exactly."""
     if vocabulary < 256 + len(SPECIAL):
         raise ConfigError(
-            f"vocabulary = {vocabulary}, but 256 bytes and {len(SPECIAL)} turn tokens come first. Set it to 512 or more."
+            f"vocabulary = {vocabulary}, but 256 bytes and {len(SPECIAL)} turn tokens come first. Set it to 512 or "
+            f"more."
         )
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(

@@ -28,7 +28,7 @@ class ValueModel(nn.Module):
 
     @classmethod
     def from_reward(cls, reward: RewardModel) -> "ValueModel":
-        """Starts as the reward model: at the last token of an answer, the value is the score (Ouyang et al. 2022, 3.5)."""
+        """Starts as the reward model: an answer's value at its last token is its score (Ouyang et al. 2022, 3.5)."""
         assert isinstance(reward.backbone, CausalModel), (
             "a critic reads token by token, so it starts from a causal reward model"
         )

@@ -48,6 +48,7 @@ class Mark:
     x: float
     label: str
     css: str
+    is_foot: bool = False  # its label stands at the foot of the plot
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def draw(plot: Plot) -> Markup:
     rules = [r for r in plot.rules if frame.y0 <= r.y <= frame.y1]
     parts = [*_axes(plot, frame)]
     parts += [_rule(r, frame) for r in rules]
-    parts += [_mark(m, frame) for m in plot.marks if frame.x0 <= m.x <= frame.x1]
+    parts += _marks([m for m in plot.marks if frame.x0 <= m.x <= frame.x1], frame)
     parts += [part for s in series for part in _series(plot, s, frame)]
     parts += _labels(series, frame)
     return svg("".join(parts), W, H, _summary(plot, series))
@@ -159,9 +160,10 @@ def _frame(plot: Plot, series: Sequence[Series]) -> Frame:
         reach = max(map(abs, ys))
         ys += [r.y for r in plot.rules if abs(r.y) <= 1.6 * reach]
         y0, y1 = min(ys), max(ys)
-        y0 = 0.0 if 0 <= y0 < 0.5 * y1 else y0
+        y0 = 0.0 if 0 <= y0 < 0.5 * y1 or (plot.is_share and 0 <= y0 == y1 < 0.5) else y0
         room = 0.06 * (y1 - y0) or 0.1 * abs(y1) or 1.0
-        y0, y1 = (y0 if y0 == 0 else y0 - room), y1 + room
+        is_whole = plot.is_share and y1 <= 1
+        y0, y1 = (y0 if y0 == 0 else y0 - room), (min(1.0, y1 + room) if is_whole else y1 + room)
     x1 = x1 if x1 > x0 else x0 + 1
     longest = max((len(s.label) for s in series), default=0)
     return Frame(x0, x1, y0, y1, min(108.0, 10 + CHAR * longest) if longest else 12.0)
@@ -187,13 +189,18 @@ def _rule(rule: Rule, f: Frame) -> str:
     return line(LEFT, y, W - f.right, y, "rule") + words(LEFT + 4, y - 4, rule.label, "note halo")
 
 
-def _mark(mark: Mark, f: Frame) -> str:
-    x = f.x(mark.x)
-    is_right = x > (LEFT + W - f.right) * 0.6
-    label = words(
-        x + (-4 if is_right else 4), TOP - 3, mark.label, f"note halo {mark.css}", "end" if is_right else "start"
-    )
-    return line(x, TOP, x, H - BOTTOM, f"mark {mark.css}") + label
+def _marks(marks: Sequence[Mark], f: Frame) -> Iterable[str]:
+    """Lines with their labels: the first kind above the plot, others at its foot, where they have room."""
+    taken: dict[float, list[tuple[float, float]]] = {}
+    for mark in sorted(marks, key=lambda m: m.x):
+        x, is_foot = f.x(mark.x), mark.is_foot
+        yield line(x, TOP, x, H - BOTTOM, f"mark {mark.css}")
+        y, width = (H - BOTTOM - 5 if is_foot else TOP - 3), CHAR * len(mark.label)
+        is_left = x + width > W - f.right
+        left = x - 4 - width if is_left else x + 4
+        if all(left > b or left + width < a for a, b in taken.setdefault(y, [])):
+            taken[y].append((left, left + width))
+            yield words(x + (-4 if is_left else 4), y, mark.label, f"note halo {mark.css}", "end" if is_left else "start")
 
 
 def _series(plot: Plot, s: Series, f: Frame) -> Iterable[str]:
@@ -215,7 +222,8 @@ def _series(plot: Plot, s: Series, f: Frame) -> Iterable[str]:
 
 def _labels(series: Sequence[Series], f: Frame) -> list[str]:
     """Each label beside the end of its line; those that would touch are moved apart."""
-    ends = sorted((f.y(s.points[-1][1]), f.x(s.points[-1][0]), s) for s in series if s.label) if series else []
+    named = [(f.y(s.points[-1][1]), f.x(s.points[-1][0]), s) for s in series if s.label]
+    ends = sorted(named, key=lambda end: end[0])
     placed: list[tuple[float, float, Series]] = []
     for y, x, s in ends:
         near = [p for p, px, _ in placed if abs(px - x) < 60]

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tutelage.report.chart import BOTTOM, TOP, H, dot, line, svg, words
+from tutelage.report.chart import BOTTOM, TOP, H, W, dot, line, svg, words
 from tutelage.report.text import percent, span
 
-WIDTH, ROW = 360, 30
+ROW = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def dot_chart(title: str, rows: Sequence[Estimate], *, middle: float | None = 0.
     height = top + len(rows) * (ROW + 8) + 24
 
     def x(share: float) -> float:
-        return left + (share - low) / (1 - low) * (WIDTH - left - right)
+        return left + (share - low) / (1 - low) * (W - left - right)
 
     floor = height - 22
     parts = []
@@ -46,9 +46,9 @@ def dot_chart(title: str, rows: Sequence[Estimate], *, middle: float | None = 0.
         parts.append(words(left, y - 10, r.label, f"label halo t-{r.css}"))
         parts.append(line(x(r.low), y, x(r.high), y, f"bar {r.css}"))
         parts.append(dot(x(r.value), y, r.css, f"{r.label}: {percent(r.value)} ({span(r.low, r.high)})", 5))
-        parts.append(words(WIDTH - 46, y + 4, percent(r.value), "value"))
+        parts.append(words(W - 46, y + 4, percent(r.value), "value"))
     told = "; ".join(f"{r.label} {percent(r.value)}, interval {span(r.low, r.high)}" for r in rows)
-    return svg("".join(parts), WIDTH, height, f"{title}: {told}")
+    return svg("".join(parts), W, height, f"{title}: {told}")
 
 
 def reliability_chart(bins: Sequence[Sequence[float]]) -> Markup:
@@ -56,7 +56,6 @@ def reliability_chart(bins: Sequence[Sequence[float]]) -> Markup:
     if not bins:
         return Markup("")
     left, side = 46, H - TOP - BOTTOM
-    width = left + side + 40
     low = min(0.4, *(b[1] for b in bins))
 
     def x(p: float) -> float:
@@ -74,6 +73,6 @@ def reliability_chart(bins: Sequence[Sequence[float]]) -> Markup:
     total = sum(n for _, _, n in bins)
     for p, right, n in bins:
         hint = f"predicted {percent(p)}, right {percent(right)}, {n:.0f} pairs"
-        parts.append(dot(x(p), y(right), "c-held-out", hint, 2.5 + 9 * (n / total) ** 0.5))
+        parts.append(dot(x(p), y(right), "c-proxy", hint, 2.5 + 9 * (n / total) ** 0.5))
     told = "; ".join(f"predicted {percent(p)}, right {percent(right)} of {n:.0f} pairs" for p, right, n in bins)
-    return svg("".join(parts), width, H, f"Reliability: {told}")
+    return svg("".join(parts), W, H, f"Reliability: {told}")

@@ -3,7 +3,8 @@
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ class RunFacts:
     summary: Facts | None  # there once the run is finished
     labelers: tuple[LabelerShare, ...]
     n_labelers: dict[str, int]  # by kind
+    n_rankings: dict[str, int]  # by kind of labeler
     versions: tuple[Step, ...]
     sensitive: frozenset[str]  # ids of shown prompts whose source is HARMFUL
 
@@ -116,21 +118,22 @@ def read_run(folder: Path) -> RunFacts:
     settings = tomllib.loads(text)
     rounds = tuple(r for r in _rounds(folder, settings) if _has_begun(r))
     shown = [p for r in rounds for p in _prompts(r)]
-    labelers, n_labelers, versions, sensitive = _stored(folder, shown, settings)
+    stored = _stored(folder, shown, settings)
     state = _json(folder / "state.json")
     return RunFacts(
         name=folder.resolve().name,
         config=settings,
         config_text=text,
-        stages=tuple(_stage(name, entry) for name, entry in (state["stages"].items() if state else ())),
+        stages=tuple(sorted((_stage(*item) for item in state["stages"].items()), key=_place)) if state else (),
         sft=_training(folder, "sft"),
         first_snapshot=_card(folder / "snapshots" / "demonstrations"),
         rounds=rounds,
         summary=_json(folder / "summary.json"),
-        labelers=labelers,
-        n_labelers=n_labelers,
-        versions=versions,
-        sensitive=sensitive,
+        labelers=stored.labelers[:MOST_LABELERS],
+        n_labelers=_by_kind(stored.labelers, lambda one: 1),
+        n_rankings=_by_kind(stored.labelers, lambda one: one.rankings),
+        versions=stored.versions,
+        sensitive=stored.sensitive,
     )
 
 
@@ -145,6 +148,17 @@ def _card(snapshot: Path) -> Facts | None:
 
 def _stage(name: str, entry: Facts) -> Stage:
     return Stage(name, entry["state"], entry["what"], entry["seconds"] if "seconds" in entry else None)
+
+
+FLOW = ("material", "base", "sft", "preference-pretraining", "samples", "labels", "reward", "curve", "learning", "evaluation", "answers")  # fmt: skip
+
+
+def _place(stage: Stage) -> tuple[int, int, str]:
+    """The order in which a run goes: state.json lists its stages by name."""
+    top, _, rest = stage.name.partition("/")
+    i_round = int(top.removeprefix("round-")) if top.startswith("round-") else 10**6 if top == "answers" else 0
+    known = [k for k, name in enumerate(FLOW) if (rest if i_round and rest and top != "answers" else top).startswith(name)]
+    return i_round, known[0] if known else FLOW.index("evaluation") - 1, stage.name
 
 
 def _rows(folder: Path, name: str, file: str) -> tuple[Facts, ...]:
@@ -220,17 +234,29 @@ def _prompts(r: Round) -> Iterator[str]:
     yield from (p.id for p in map(prompt_from_text, {s["prompt"] for s in r.along}) if p)
 
 
-def _stored(
-    folder: Path, shown: list[str], settings: Facts
-) -> tuple[tuple[LabelerShare, ...], dict[str, int], tuple[Step, ...], frozenset[str]]:
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    labelers: tuple[LabelerShare, ...]  # most judgements first
+    versions: tuple[Step, ...]
+    sensitive: frozenset[str]
+
+
+def _stored(folder: Path, shown: list[str], settings: Facts) -> _Stored:
+    """What the page needs of store.db, which is not made where it is missing."""
     if not (folder / "store.db").is_file():
-        return (), {}, (), frozenset()
+        return _Stored((), (), frozenset())
     with open_store(folder / "store.db") as store:
-        kinds = labeler_kinds(store)
-        tally = {k: sum(1 for one in kinds.values() if one == k) for k in sorted(set(kinds.values()))}
-        shares = sorted((_share(store, n, k) for n, k in kinds.items()), key=lambda s: (-s.judgements, s.name))
+        shares = sorted((_share(store, n, k) for n, k in labeler_kinds(store).items()), key=lambda s: (-s.judgements, s.name))
         harmful = {p.id for p in get_prompts(store, has_prompts(store, shown)) if _is_harmful(p.source, settings)}
-        return tuple(shares[:MOST_LABELERS]), tally, tuple(_versions(store)), frozenset(harmful)
+        return _Stored(tuple(shares), tuple(_versions(store)), frozenset(harmful))
+
+
+def _by_kind(labelers: Iterable[LabelerShare], n: Callable[[LabelerShare], int]) -> dict[str, int]:
+    """Sums of `n` over the labelers of each kind that have any."""
+    found: Counter[str] = Counter()
+    for one in labelers:
+        found[one.kind] += n(one)
+    return dict(+found)
 
 
 def _is_harmful(source: str, settings: Facts) -> bool:

@@ -60,9 +60,15 @@ def _sample(run: Run, stage: Stage, i_round: int, chosen: Sequence[Prompt], poli
     for start in range(0, len(kept), CHUNK):
         part = kept[start : start + CHUNK]
         written = complete(
-            model, chat, part, n=recipe.collect.completions, sampling=recipe.sampling, engine=recipe.engine,
-            model_version=version, seed=derive(recipe.run.seed, "collect", i_round),
-        )  # fmt: skip
+            model,
+            chat,
+            part,
+            n=recipe.collect.completions,
+            sampling=recipe.sampling,
+            engine=recipe.engine,
+            model_version=version,
+            seed=derive(recipe.run.seed, "collect", i_round),
+        )
         add_completions(run.store, written)
         progress.advance(len(part), tokens=sum(len(c.token_ids or ()) for c in written))
     with published(stage.folder) as aside:
@@ -81,9 +87,9 @@ def label(run: Run, i_round: int, groups: Sequence[tuple[Prompt, Sequence[Comple
         if have < needed:
             run.waiting(str(folder.relative_to(run.folder)), have, needed)
             raise WaitingForLabels(
-                f"waiting for labels: {have} of {needed}. {len(groups)} prompts with their answers lie in {run.folder / 'store.db'}; "
-                f"bring rankings in with `tutelage import FILE --store {run.folder / 'store.db'} --source {source}`, then run the "
-                f"same command again."
+                f"waiting for labels: {have} of {needed}. {len(groups)} prompts with their answers lie in "
+                f"{run.folder / 'store.db'}; bring rankings in with `tutelage import FILE --store "
+                f"{run.folder / 'store.db'} --source {source}`, then run the same command again."
             )
         report = f"{have} rankings by people"
         with run.stage(folder, report), published(folder) as aside:
@@ -91,18 +97,30 @@ def label(run: Run, i_round: int, groups: Sequence[tuple[Prompt, Sequence[Comple
         return
     with run.stage(folder, f"simulated labellers rank {len(groups)} prompts"):
         found = simulate_collect(
-            run.store, groups, gold=BrandVoice.load(), config=recipe.simulate, source=source,
-            seed=derive(recipe.run.seed, "labellers", i_round), overlap=recipe.collect.overlap,
-        )  # fmt: skip
+            run.store,
+            groups,
+            gold=BrandVoice.load(),
+            config=recipe.simulate,
+            source=source,
+            seed=derive(recipe.run.seed, "labellers", i_round),
+            overlap=recipe.collect.overlap,
+        )
         say(
-            f"  {found.n_rankings} rankings by SIMULATED labellers, {found.n_pairs} pairs, {found.n_ties} of them ties; two labellers "
-            f"agree on {_percent(found.agreement)}, a label is right in {_percent(found.accuracy)} of the pairs"
+            f"  {found.n_rankings} rankings by SIMULATED labellers, {found.n_pairs} pairs, {found.n_ties} of them ties; "
+            f"two labellers agree on {_percent(found.agreement)}, a label is right in {_percent(found.accuracy)} of "
+            f"the pairs"
         )
         with published(folder) as aside:
-            write_json(aside / "labels.json", {
-                "simulated": True, "rankings": found.n_rankings, "pairs": found.n_pairs, "ties": found.n_ties,
-                "agreement": found.agreement, "accuracy": found.accuracy, "noise": found.sigma,
-            })  # fmt: skip
+            figures = {
+                "simulated": True,
+                "rankings": found.n_rankings,
+                "pairs": found.n_pairs,
+                "ties": found.n_ties,
+                "agreement": found.agreement,
+                "accuracy": found.accuracy,
+                "noise": found.sigma,
+            }
+            write_json(aside / "labels.json", figures)
 
 
 def _percent(share: float | None) -> str:
@@ -114,11 +132,15 @@ def freeze_round(run: Run, i_round: int) -> Path:
     folder = run.folder / "snapshots" / f"{i_round:04d}"
     if not is_published(folder):
         card = freeze(
-            run.store, folder, valid_fraction=run.recipe.data.valid_fraction, test_fraction=test_fraction(run),
+            run.store,
+            folder,
+            valid_fraction=run.recipe.data.valid_fraction,
+            test_fraction=test_fraction(run),
             seed=derive(run.recipe.run.seed, "split"),
-        )  # fmt: skip
+        )
         if not sum(card.counts.get("rankings", {}).values()):
             raise DataError(
-                f"snapshot {i_round} holds no ranking: a reward model cannot be learned. Collect comparisons, or give data.comparisons."
+                f"snapshot {i_round} holds no ranking: a reward model cannot be learned. Collect comparisons, or give "
+                f"data.comparisons."
             )
     return folder

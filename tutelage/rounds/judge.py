@@ -54,9 +54,15 @@ def answers(run: Run, contender: Contender, unseen: Sequence[Prompt]) -> list[Co
         with run.stage(folder, f"{contender.name} answers {len(unseen)} unseen prompts"):
             model, chat = load_causal(str(contender.folder))
             written = complete(
-                model, chat, unseen, n=1, sampling=run.recipe.sampling, engine=run.recipe.engine, model_version=version,
+                model,
+                chat,
+                unseen,
+                n=1,
+                sampling=run.recipe.sampling,
+                engine=run.recipe.engine,
+                model_version=version,
                 seed=derive(run.recipe.run.seed, "test"),
-            )  # fmt: skip
+            )
             with published(folder) as aside:
                 rows = [c.model_dump_json() + "\n" for c in written]
                 (aside / "answers.jsonl").write_text("".join(rows), encoding="utf-8")
@@ -88,7 +94,7 @@ def reward_judge(scorer: Scorer) -> Judge:
 def evaluate(
     run: Run, i_round: int, prompts: Prompts, contenders: Sequence[Contender], best: Contender, rewards: RewardModels
 ) -> Verdict:
-    """Measures the newest contender (the last) against the SFT model and the best so far; says whether it is promoted."""
+    """Measures the newest contender (the last) against the SFT model and the best so far: is it promoted?"""
     folder = run.folder / f"round-{i_round}" / "evaluation"
     if not run.is_done(folder):
         unseen = test_prompts(run, prompts, contenders[0].folder)
@@ -126,9 +132,12 @@ def _measure(
         )
         low, high = cluster_bootstrap(judged, [p.id for p in unseen], seed=seed)
         policies[name] = describe(completions, vocabulary=vocabulary) | {
-            "judge": sum(judged) / len(judged), "judge_low": low, "judge_high": high,
-            "held_out": sum(held_out) / len(held_out), "proxy": sum(optimised) / len(optimised),
-        }  # fmt: skip
+            "judge": sum(judged) / len(judged),
+            "judge_low": low,
+            "judge_high": high,
+            "held_out": sum(held_out) / len(held_out),
+            "proxy": sum(optimised) / len(optimised),
+        }
     wins = {
         f"{a} against {b}": asdict(win_rate(unseen, written[a], written[b], judge, seed=seed))
         for a, b in [(newest.name, "SFT"), ("SFT", "base"), (newest.name, best.name), *_against_rounds(newest, written)]
@@ -138,10 +147,17 @@ def _measure(
     divergence = kl_to(run, unseen, written[newest.name], newest, contenders[1])
     verdict = decide(run.recipe.gate, policies[newest.name] | divergence | {"win_low": against_best["low"]})
     return {
-        "newest": newest.name, "judge": "gold reward of the SIMULATED labellers" if simulated else "held-out reward model",
-        "prompts": len(unseen), "policies": policies, "win_rates": wins, "kl": divergence, "best_before": best.name,
-        "best_of_n": _best_of_n(run, unseen, written["SFT"], contenders[1], proxy, judge, seed), "promoted": verdict.promoted, "reasons": verdict.reasons,
-    }  # fmt: skip
+        "newest": newest.name,
+        "judge": "gold reward of the SIMULATED labellers" if simulated else "held-out reward model",
+        "prompts": len(unseen),
+        "policies": policies,
+        "win_rates": wins,
+        "kl": divergence,
+        "best_before": best.name,
+        "best_of_n": _best_of_n(run, unseen, written["SFT"], contenders[1], proxy, judge, seed),
+        "promoted": verdict.promoted,
+        "reasons": verdict.reasons,
+    }
 
 
 def _against_rounds(newest: Contender, written: dict[str, list[Completion]]) -> list[tuple[str, str]]:
@@ -151,7 +167,10 @@ def _against_rounds(newest: Contender, written: dict[str, list[Completion]]) -> 
 def kl_to(
     run: Run, unseen: Sequence[Prompt], completions: Sequence[Completion], policy: Contender, reference: Contender
 ) -> dict[str, float]:
-    """KL (nats a sequence) of a policy to its reference on the policy's own answers: k1 and k3 means with the standard error of k1."""
+    """KL (nats a sequence) of a policy to its reference on the policy's own answers.
+
+    The means of k1 and k3, with the standard error of k1.
+    """
     model, chat = load_causal(str(policy.folder))
     rows = []
     for prompt, c in zip(unseen, completions, strict=True):
@@ -182,9 +201,15 @@ def _best_of_n(
     part, group = list(unseen[:N_BEST_OF]), max(ns)
     model, chat = load_causal(str(sft.folder))
     many = complete(
-        model, chat, part, n=group, sampling=run.recipe.sampling, engine=run.recipe.engine, model_version=version_id(sft.folder),
+        model,
+        chat,
+        part,
+        n=group,
+        sampling=run.recipe.sampling,
+        engine=run.recipe.engine,
+        model_version=version_id(sft.folder),
         seed=derive(run.recipe.run.seed, "best of n"),
-    )  # fmt: skip
+    )
     repeated = [p for p in part for _ in range(group)]
     scores = proxy(repeated, many)
     found = []
@@ -206,7 +231,8 @@ def _write_samples(aside: Path, run: Run, unseen: Sequence[Prompt], written: dic
 def _tell(figures: dict[str, Any]) -> None:
     for name, w in figures["win_rates"].items():
         say(
-            f"  {name}: wins {w['rate']:.1%} (95 %: {w['low']:.1%} to {w['high']:.1%}, n {w['n']}; judge: {figures['judge']})"
+            f"  {name}: wins {w['rate']:.1%} (95 %: {w['low']:.1%} to {w['high']:.1%}, n {w['n']}; "
+            f"judge: {figures['judge']})"
         )
     say(f"  KL to the SFT model {figures['kl']['kl']:.2f} +- {figures['kl']['kl_se']:.2f} nats a sequence")
     say("  promoted" if figures["promoted"] else "  not promoted: " + "; ".join(figures["reasons"]))

@@ -28,8 +28,8 @@ class EngineSampler:
     ) -> None:
         if not sampling.is_policy_itself:
             raise ConfigError(
-                f"sampling.top_p = {sampling.top_p}, top_k = {sampling.top_k}, temperature = {sampling.temperature}: RL learns from the "
-                f"policy's own distribution. Set top_p = 1, top_k = 0 and a temperature above 0."
+                f"sampling.top_p = {sampling.top_p}, top_k = {sampling.top_k}, temperature = {sampling.temperature}: RL "
+                f"learns from the policy's own distribution. Set top_p = 1, top_k = 0 and a temperature above 0."
             )
         self._engine = Engine(model, end_id=chat.end_id, window=chat.window, config=engine)
         self._chat, self._sampling, self._seed = chat, sampling, seed
@@ -57,9 +57,14 @@ def rollouts(prompts: Sequence[Prompt], requests: Sequence[Request], samples: Se
         batch.mask_BT, torch.tensor([x for s in samples for x in s.logp])
     )
     return Rollouts(
-        batch, logp_BT, torch.tensor([s.finish_reason == "stop" for s in samples]),
-        tuple(prompts[s.i_request] for s in samples), tuple(chat.text(s.token_ids) for s in samples), group, samples[0].version,
-    )  # fmt: skip
+        batch,
+        logp_BT,
+        torch.tensor([s.finish_reason == "stop" for s in samples]),
+        tuple(prompts[s.i_request] for s in samples),
+        tuple(chat.text(s.token_ids) for s in samples),
+        group,
+        samples[0].version,
+    )
 
 
 class FrozenReference:
@@ -103,9 +108,17 @@ def infer_logp(
 
 
 def complete(
-    model: CausalModel, chat: Chat, prompts: Sequence[Prompt], *, n: int, sampling: SamplingConfig, engine: EngineConfig,
-    model_version: str, seed: int, progress: Callable[[int], None] | None = None,
-) -> list[Completion]:  # fmt: skip
+    model: CausalModel,
+    chat: Chat,
+    prompts: Sequence[Prompt],
+    *,
+    n: int,
+    sampling: SamplingConfig,
+    engine: EngineConfig,
+    model_version: str,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Completion]:
     """`n` completions of each prompt as facts: text, token ids, log-probabilities and the version that wrote them."""
     seeds = [tuple(derive(seed, p.id, k) for k in range(n)) for p in prompts]
     requests = [
@@ -114,12 +127,18 @@ def complete(
     machine = Engine(model, end_id=chat.end_id, window=chat.window, config=engine)
     return [
         Completion(
-            prompt_id=prompts[s.i_request].id, text=chat.text(s.token_ids), model_version=model_version, token_ids=s.token_ids,
-            logp=s.logp, finish_reason=s.finish_reason, temperature=sampling.temperature, seed=seeds[s.i_request][s.i_sample],
+            prompt_id=prompts[s.i_request].id,
+            text=chat.text(s.token_ids),
+            model_version=model_version,
+            token_ids=s.token_ids,
+            logp=s.logp,
+            finish_reason=s.finish_reason,
+            temperature=sampling.temperature,
+            seed=seeds[s.i_request][s.i_sample],
             sample=s.i_sample,
         )
         for s in machine.generate(requests, sampling, progress=progress)
-    ]  # fmt: skip
+    ]
 
 
 def fitting(prompts: Sequence[Prompt], chat: Chat, new_tokens: int, *, longest: int = 0) -> tuple[list[Prompt], int]:
@@ -131,7 +150,7 @@ def fitting(prompts: Sequence[Prompt], chat: Chat, new_tokens: int, *, longest: 
     kept = [p for p in prompts if len(chat.prompt_ids(p)) <= room]
     if not kept:
         raise DataError(
-            f"none of the {len(prompts)} prompts fits into {room} tokens (window {chat.window}, {new_tokens} of it for the "
-            f"answer). Use shorter prompts, a smaller sampling.max_new_tokens, or a model with a longer window."
+            f"none of the {len(prompts)} prompts fits into {room} tokens (window {chat.window}, {new_tokens} of it for "
+            f"the answer). Use shorter prompts, a smaller sampling.max_new_tokens, or a model with a longer window."
         )
     return kept, len(prompts) - len(kept)

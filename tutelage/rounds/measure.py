@@ -31,7 +31,7 @@ def score(folder: Path, data: Path) -> dict[str, Any]:
     usable = [(where, item) for where, item in found.items if not isinstance(item, Prompt)]
     if not usable:
         raise DataError(
-            f"{data} holds prompts without answers, so there is nothing to score. `tutelage sample` answers."
+            f"{data} holds prompts without answers: there is nothing to score. `tutelage sample` answers them."
         )
     kept = [(where, item) for where, item in usable if fits(scorer, item.prompt, _texts(item))]
     if not kept:

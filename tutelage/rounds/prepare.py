@@ -53,7 +53,7 @@ def material(run: Run) -> Prompts:
                 ("comparisons", data.comparisons),
             ):
                 for path in paths:
-                    file = _demo_file(kind) if path == DEMO else Path(path)
+                    file = demo_file(kind) if path == DEMO else Path(path)
                     report = import_file(run.store, file, source=path_source(path), format="auto")
                     say(f"  {path} ({kind}): {report}")
                     reports[f"{kind}/{path}"] = str(report)
@@ -67,7 +67,7 @@ def path_source(path: str) -> str:
     return path if path == DEMO else Path(path).name.split(".")[0]
 
 
-def _demo_file(kind: str) -> Path:
+def demo_file(kind: str) -> Path:
     return Path(str(files("tutelage") / "assets" / "demo" / f"{kind}.jsonl"))
 
 
@@ -97,7 +97,7 @@ def _split(run: Run) -> Prompts:
 
 
 def _demo_unseen() -> set[str]:
-    rows = read_rows(_demo_file("prompts"))
+    rows = read_rows(demo_file("prompts"))
     return {
         Prompt(messages=tuple(Message.model_validate(m) for m in row["prompt"])).id
         for _, row in rows
@@ -117,9 +117,14 @@ def register(
     """Names the weights of a published folder in the store, with where they came from; returns the version's id."""
     lineage = read_lineage(folder)
     version = ModelVersion(
-        id=version_id(folder), stage=lineage["stage"], weights_sha=lineage["weights"], parent=parent, snapshot=snapshot,
-        reward_model=reward, path=str(folder.relative_to(run.folder)),
-    )  # fmt: skip
+        id=version_id(folder),
+        stage=lineage["stage"],
+        weights_sha=lineage["weights"],
+        parent=parent,
+        snapshot=snapshot,
+        reward_model=reward,
+        path=str(folder.relative_to(run.folder)),
+    )
     add_model_version(run.store, version)
     return version.id
 
@@ -154,11 +159,11 @@ def demonstrations(run: Run) -> tuple[list[Demonstration], list[Demonstration]]:
         )
     train, valid = (load_demonstrations(folder, split) for split in ("train", "valid"))
     if data.preferred_as_demonstrations:
-        train, valid = (part + _preferred(folder, split) for part, split in ((train, "train"), (valid, "valid")))
+        train, valid = train + _preferred(folder, "train"), valid + _preferred(folder, "valid")
     if not train or not valid:
         raise DataError(
-            f"{len(train)} demonstrations to learn from and {len(valid)} held out; both are needed. Give data.demonstrations, or set "
-            f"data.preferred_as_demonstrations = true to learn from the preferred answers."
+            f"{len(train)} demonstrations to learn from and {len(valid)} held out; both are needed. Give "
+            f"data.demonstrations, or set data.preferred_as_demonstrations = true to learn from the preferred answers."
         )
     return train, valid
 
@@ -220,17 +225,29 @@ def _sft(
         )
 
     sft_loop.run(
-        recipe.sft, rows=rows, held_out=held_out, learner=learner, seed=seed, progress=progress,
-        log=stage.metrics(total, at=learner.n_steps, shown=("loss", "held_out_loss")), save=save, keep_best=keep_best,
-    )  # fmt: skip
+        recipe.sft,
+        rows=rows,
+        held_out=held_out,
+        learner=learner,
+        seed=seed,
+        progress=progress,
+        log=stage.metrics(total, at=learner.n_steps, shown=("loss", "held_out_loss")),
+        save=save,
+        keep_best=keep_best,
+    )
     with torch.no_grad():
         for name, p in learner.named.items():
             p.copy_(best[name])
     model = adapter.merge() if adapter else model
     facts = {
-        "stage": "sft", "weights": weights_sha(model.hf.state_dict()), "held_out_loss": progress.best_loss, "epoch": progress.best_epoch + 1,
-        "demonstrations": len(rows.rows), "too_long": rows.n_too_long, "supervised_share": rows.supervised_share,
-    }  # fmt: skip
+        "stage": "sft",
+        "weights": weights_sha(model.hf.state_dict()),
+        "held_out_loss": progress.best_loss,
+        "epoch": progress.best_epoch + 1,
+        "demonstrations": len(rows.rows),
+        "too_long": rows.n_too_long,
+        "supervised_share": rows.supervised_share,
+    }
     publish_model(stage, model, chat, facts)
 
 

@@ -31,9 +31,7 @@ class PretrainRecipe:
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1.5e-3, final_lr=0.05, warmup_steps=100, weight_decay=0.1)
     )
-    tokenizer_share: float = (
-        0.25  # of the documents of text sources that the tokenizer is trained on; dialogues count whole
-    )
+    tokenizer_share: float = 0.25  # of a text source's documents, for training the tokenizer; dialogues count whole
     precision: str = "auto"
     microbatch_tokens: int = 4096
     threads: int = 0  # 0 = all cores
@@ -65,9 +63,14 @@ def _train(recipe: PretrainRecipe, folder: Path) -> dict[str, float]:
         say(f"  {c.name}: {sum(len(p) for p in c.train):,} tokens, {sum(len(p) for p in c.held_out):,} held out")
     batches = loop.plan(cfg, corpora, [s.epochs for s in recipe.sources], recipe.seed)
     model = new_llama(
-        vocabulary=cfg.vocabulary, width=cfg.width, layers=cfg.layers, heads=cfg.heads, window=cfg.window, eos_id=chat.end_id,
+        vocabulary=cfg.vocabulary,
+        width=cfg.width,
+        layers=cfg.layers,
+        heads=cfg.heads,
+        window=cfg.window,
+        eos_id=chat.end_id,
         seed=derive(recipe.seed, "init"),
-    )  # fmt: skip
+    )
     compute = ComputeConfig(precision="bf16" if bf16 else "fp32", microbatch_tokens=recipe.microbatch_tokens)
     learner = loop.language_learner(model, optim=recipe.optim, compute=compute, total_steps=len(batches))
     found = latest_state(folder / "state")
@@ -83,9 +86,13 @@ def _train(recipe: PretrainRecipe, folder: Path) -> dict[str, float]:
         progress.advance(step + 1 - progress.done, tokens=tokens, **{k: v for k, v in row.items() if k == "loss"})
 
     final = loop.run(
-        cfg, corpora=corpora, batches=batches, learner=learner, log=write,
+        cfg,
+        corpora=corpora,
+        batches=batches,
+        learner=learner,
+        log=write,
         save=lambda step: save_state(folder / "state", step, learner.state(), {}),
-    )  # fmt: skip
+    )
     with published(folder / "base") as aside:
         write_causal(aside, model, chat, dtype=torch.bfloat16)
         sha = weights_sha(model.hf.state_dict())
@@ -107,8 +114,9 @@ def _tokenizer_texts(recipe: PretrainRecipe) -> Iterator[str]:
 def _card(recipe: PretrainRecipe, final: dict[str, float]) -> str:
     own = Path(recipe.card).read_text(encoding="utf-8") if recipe.card else "# A base model trained with tutelage\n"
     lines = [
-        f"- parameters: {final['parameters']:,.0f}; tokens read: {final['tokens']:,.0f}, {final['tokens_per_parameter']:.1f} a parameter, "
-        f"{final['chinchilla_share']:.0%} of the 20 at which compute is well spent (Hoffmann et al. 2022)",
+        f"- parameters: {final['parameters']:,.0f}; tokens read: {final['tokens']:,.0f}, "
+        f"{final['tokens_per_parameter']:.1f} a parameter, {final['chinchilla_share']:.0%} of the 20 at which compute "
+        f"is well spent (Hoffmann et al. 2022)",
         *(
             f"- held-out perplexity, {k.removeprefix('perplexity/')}: {v:.2f} a token"
             for k, v in final.items()

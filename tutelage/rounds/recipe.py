@@ -60,8 +60,8 @@ class DataConfig:
             0 < self.valid_fraction < 1 and 0 < self.test_fraction < 1 and self.valid_fraction + self.test_fraction < 1
         ):
             raise ConfigError(
-                f"data.valid_fraction = {self.valid_fraction}, data.test_fraction = {self.test_fraction}: both are shares above 0, and "
-                f"something must be left to train on. 0.1 and 0.2 are usual."
+                f"data.valid_fraction = {self.valid_fraction}, data.test_fraction = {self.test_fraction}: both are "
+                f"shares above 0, and something must be left to train on. 0.1 and 0.2 are usual."
             )
 
 
@@ -104,8 +104,8 @@ class RewardStage:
             )
         if not 0 < self.held_out_share < 1:
             raise ConfigError(
-                f"reward_stage.held_out_share = {self.held_out_share}, but without a held-out reward model over-optimisation cannot be "
-                f"seen. Set it above 0 and below 1 (0.3 is usual)."
+                f"reward_stage.held_out_share = {self.held_out_share}, but without a held-out reward model "
+                f"over-optimisation cannot be seen. Set it above 0 and below 1 (0.3 is usual)."
             )
 
 
@@ -154,7 +154,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.lora.rank and self.shared_critic:
             raise ConfigError(
-                "lora.rank and shared_critic cannot both be set: the shared trunk would be frozen. Set shared_critic = false."
+                "lora.rank and shared_critic cannot both be set: the shared trunk would be frozen. Set shared_critic = "
+                "false."
             )
         if self.ppo.ptx_coef < 0:
             raise ConfigError(f"ppo.ptx_coef = {self.ppo.ptx_coef}, but it weighs a loss. Set it to 0 or more.")
@@ -178,5 +179,5 @@ def resolved(recipe: Recipe) -> Recipe:
 def has_fast_bf16() -> bool:
     """Whether bf16 passes are faster than fp32 here: a GPU, or a processor with bf16 instructions."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

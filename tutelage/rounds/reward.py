@@ -90,14 +90,15 @@ def other_comparisons(paths: Sequence[str], *, seed: int, limit: int) -> list[Ra
     groups = [item for path in paths for item in read_feedback(Path(path)) if isinstance(item, RankedGroup)]
     if len(groups) < 100:
         raise DataError(
-            f"reward_stage.pretrain_on holds {len(groups)} rankings; fewer than 100 teach nothing. Give more, or leave it out."
+            f"reward_stage.pretrain_on holds {len(groups)} rankings; fewer than 100 teach nothing. Give more, or leave "
+            f"it out."
         )
     random.Random(seed).shuffle(groups)
     return groups[:limit] if limit else groups
 
 
 def held_out_rankings(snapshot: Path) -> list[RankedGroup]:
-    """Rankings that no reward model learns from: reward models choose nothing by them, so both held-out parts measure."""
+    """Rankings that no reward model learns from, nor is chosen by: both held-out parts measure."""
     return load_rankings(snapshot, "valid") + load_rankings(snapshot, "test")
 
 
@@ -168,22 +169,29 @@ def _fit(
     if found:
         learner.load_state(found[0])
     loop.run(
-        recipe.reward, rows=rows, model=model, learner=learner, seed=seed,
+        recipe.reward,
+        rows=rows,
+        model=model,
+        learner=learner,
+        seed=seed,
         log=stage.metrics(loop.n_steps(recipe.reward, len(rows)), at=learner.n_steps, shown=("loss", "accuracy")),
         save=lambda step: stage.save(step, learner.state(), {}),
-    )  # fmt: skip
+    )
     answers = [(g.prompt, t) for g in valid for t in g.texts]
     _set_scale(model, demonstrations(run)[0], answers, recipe.compute.precision)
     measured, usable = _measure(model, valid, recipe.compute.precision)
     say(
-        f"  accuracy {measured.accuracy:.1%} ({measured.accuracy_low:.1%} to {measured.accuracy_high:.1%}) on {measured.n} held-out pairs; of length alone {measured.longer_wins_accuracy:.1%}"
+        f"  accuracy {measured.accuracy:.1%} ({measured.accuracy_low:.1%} to {measured.accuracy_high:.1%}) on "
+        f"{measured.n} held-out pairs; of length alone {measured.longer_wins_accuracy:.1%}"
     )
     plain = Scorer([model])
     probes = [Probe(p, t, float(plain([p], [t]))) for p, t in [(g.prompt, g.texts[0]) for g in usable[:N_PROBES]]]
     card = measured.to_json() | {
-        "rankings": len(rows), "too_long": n_long, "log_tie": float(model.log_tie.detach()),
+        "rankings": len(rows),
+        "too_long": n_long,
+        "log_tie": float(model.log_tie.detach()),
         "train_score_p999": _top_score(model, rows),
-    }  # fmt: skip
+    }
     sha = weights_sha(model.state_dict())
     # Everything is written by `save_reward` in one publication; the metrics go in beside it.
     save_reward(
@@ -201,7 +209,8 @@ def _set_scale(
     spread = float(of_policy.std()) if len(of_policy) > 1 else 0.0
     if not spread > 1e-6:
         raise TrainingError(
-            "the reward model gives every answer the same score: it learned nothing. Collect more comparisons, or raise its learning rate."
+            "the reward model gives every answer the same score: it learned nothing. Collect more comparisons, or raise "
+            "its learning rate."
         )
     model.normalise(float(of_people.mean()), spread)
 
@@ -242,8 +251,8 @@ def _refuse_if_blind(run: Run, folder: Path) -> None:
         say(f"  ! {alarm.name}: {alarm.saw}. Likely cause: {alarm.cause}. {alarm.advice}")
         if alarm.action == "abort" and not run.recipe.reward_stage.insist:
             raise TrainingError(
-                f"{folder}: {alarm.name}: {alarm.saw}. Likely cause: {alarm.cause}. {alarm.advice} RL on it would only make the policy "
-                f"worse; reward_stage.insist = true runs it all the same."
+                f"{folder}: {alarm.name}: {alarm.saw}. Likely cause: {alarm.cause}. {alarm.advice} RL on it would only "
+                f"make the policy worse; reward_stage.insist = true runs it all the same."
             )
 
 

@@ -24,7 +24,7 @@ from tutelage.model.checkpoint import weights_sha
 from tutelage.model.load import load_causal
 from tutelage.model.lora import Adapter
 from tutelage.model.reward_model import load_reward
-from tutelage.model.value_model import ValueModel
+from tutelage.model.value_model import PolicyWithValue, ValueModel
 from tutelage.reward.scorer import Scorer
 from tutelage.rounds.machines import AdapterReference, EngineSampler, FrozenReference, fitting
 from tutelage.rounds.prepare import Prompts, demonstrations, publish_model, register, version_id
@@ -38,7 +38,6 @@ from tutelage.train.detectors import Alarm
 from tutelage.train.learner import Learner, Term
 from tutelage.train.machines import (
     LearnerPolicy,
-    PolicyWithValue,
     SeparateActorCritic,
     SharedActorCritic,
     critic_learner,
@@ -135,11 +134,20 @@ def _train(run: Run, stage: Stage, i_round: int, prompts: Prompts, start: Path, 
     if state.step == 0:
         course.begin(state, log)
     common: dict[str, Any] = {
-        "kl": recipe.kl, "unfinished": recipe.unfinished, "sampler": machines.sampler, "reference": machines.reference,
-        "prompts": lambda i: prompts_of_update(usable, cfg.prompts_per_update, i, seed=seed), "score": machines.score,
-        "evaluate": course.evaluate, "monitor": course.monitor, "log": log, "save": course.save,
-        "keep_best": course.keep_best, "state": state, "seed": seed,
-    }  # fmt: skip
+        "kl": recipe.kl,
+        "unfinished": recipe.unfinished,
+        "sampler": machines.sampler,
+        "reference": machines.reference,
+        "prompts": lambda i: prompts_of_update(usable, cfg.prompts_per_update, i, seed=seed),
+        "score": machines.score,
+        "evaluate": course.evaluate,
+        "monitor": course.monitor,
+        "log": log,
+        "save": course.save,
+        "keep_best": course.keep_best,
+        "state": state,
+        "seed": seed,
+    }
     if recipe.run.algorithm == "rloo":
         state = rloo.run(recipe.rloo, policy=LearnerPolicy(machines.policy), **common)
     else:
@@ -154,14 +162,16 @@ def build(run: Run, start: Path, rewards: RewardModels, seed: int) -> Machines:
     temperature, compute = recipe.sampling.temperature, recipe.compute
     n_steps = (
         recipe.ppo.updates * recipe.ppo.epochs * recipe.ppo.minibatches
-        if recipe.run.algorithm == "ppo" else recipe.rloo.updates * recipe.rloo.epochs * recipe.rloo.minibatches
-    )  # fmt: skip
+        if recipe.run.algorithm == "ppo"
+        else recipe.rloo.updates * recipe.rloo.epochs * recipe.rloo.minibatches
+    )
     model, chat = load_causal(str(start))
     adapter = Adapter(model, recipe.lora, seed=seed) if recipe.lora.rank else None
     reference = (
-        AdapterReference(model, adapter, temperature=temperature, compute=compute) if adapter
+        AdapterReference(model, adapter, temperature=temperature, compute=compute)
+        if adapter
         else FrozenReference(load_causal(str(start))[0], temperature=temperature, compute=compute)
-    )  # fmt: skip
+    )
     critic, trunk = None, None
     if recipe.run.algorithm == "ppo" and recipe.shared_critic:
         trunk = PolicyWithValue(model)
@@ -330,7 +340,13 @@ class Course:
             + (f"; stopped: {state.stopped}" if state.stopped else "")
         )
         facts = {
-            "stage": self._run.recipe.run.algorithm, "weights": weights_sha(model.hf.state_dict()), "best_step": state.best_step,
-            "best_held_out": state.best_value, "stopped": state.stopped, "updates": state.step, "kl_coef": state.kl_coef, "alarms": alarms,
-        }  # fmt: skip
+            "stage": self._run.recipe.run.algorithm,
+            "weights": weights_sha(model.hf.state_dict()),
+            "best_step": state.best_step,
+            "best_held_out": state.best_value,
+            "stopped": state.stopped,
+            "updates": state.step,
+            "kl_coef": state.kl_coef,
+            "alarms": alarms,
+        }
         publish_model(self._stage, model, self._machines.chat, facts)

@@ -123,8 +123,8 @@ def _settle(recipe: Recipe | None, folder: Path) -> Recipe:
             if wanted != stored:
                 keys = ", ".join(_differences(config.to_table(stored), config.to_table(wanted)))
                 raise ConfigError(
-                    f"{folder} was started with other settings ({keys}). A run cannot change under way: choose a new --out, or leave "
-                    f"the settings as they are in {path}."
+                    f"{folder} was started with other settings ({keys}). A run cannot change under way: choose a new "
+                    f"--out, or leave the settings as they are in {path}."
                 )
         return stored
     if recipe is None:

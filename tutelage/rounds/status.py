@@ -11,7 +11,8 @@ def read(folder: Path) -> dict[str, Any]:
     """The record of stages. Raises ConfigError when the folder is no run directory."""
     if not (folder / CONFIG).is_file():
         raise ConfigError(
-            f"{folder} holds no {CONFIG}, so it is not a run directory. Start one with `tutelage run RECIPE --out {folder}`."
+            f"{folder} holds no {CONFIG}, so it is not a run directory. Start one with "
+            f"`tutelage run RECIPE --out {folder}`."
         )
     return read_state(folder)
 

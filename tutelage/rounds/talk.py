@@ -12,7 +12,7 @@ from tutelage.errors import ConfigError
 from tutelage.log import Progress
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
-from tutelage.model.checkpoint import LINEAGE
+from tutelage.model.checkpoint import LINEAGE, read_lineage
 from tutelage.model.load import load_causal, locate
 from tutelage.publish import is_published
 from tutelage.rounds.files import user_turn
@@ -46,7 +46,9 @@ def stages(folder: Path) -> dict[str, Path]:
     found = {name: folder / name for name in ("base", "sft") if is_published(folder / name)}
     i_round = 1
     while (part := folder / f"round-{i_round}").is_dir():
-        found |= {part.name: part / a for a in ALGORITHMS if is_published(part / a)}
+        for policy in (part / algorithm for algorithm in ALGORITHMS):
+            if is_published(policy):
+                found[part.name] = policy
         i_round += 1
     return found
 
@@ -63,9 +65,7 @@ def resolve(where: str, stage: str = "") -> tuple[str, str]:
         return where, where
     known = stages(folder)
     if not known:
-        raise ConfigError(
-            f"{folder}: no policy has been published yet. `tutelage status {folder}` shows how far it is."
-        )
+        raise ConfigError(f"{folder}: no policy is published yet. `tutelage status {folder}` shows how far it is.")
     name = stage.lower().replace(" ", "-") or _best(folder, known)
     if name not in known:
         raise ConfigError(f"{folder} has no stage {stage!r}. There are {', '.join(known)}.")
@@ -84,9 +84,14 @@ def open_speaker(where: str, stage: str = "") -> Speaker:
     """Opens the policy that `resolve` finds."""
     name, source = resolve(where, stage)
     model, chat = load_causal(source)
+    return Speaker(name, source, _version(source), model, chat)
+
+
+def _version(source: str) -> str:
+    """The name of the weights where their lineage gives one, else the source itself."""
     folder = Path(locate(source))
-    version = version_id(folder) if (folder / LINEAGE).is_file() else source
-    return Speaker(name, source, version, model, chat)
+    is_named = (folder / LINEAGE).is_file() and {"stage", "weights"} <= read_lineage(folder).keys()
+    return version_id(folder) if is_named else source
 
 
 def answer_all(

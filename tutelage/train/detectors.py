@@ -121,7 +121,10 @@ def _entropy(w: Window) -> str | None:
 def _critic(w: Window) -> str | None:
     recent = [m["explained_variance"] for m in w.history[-5:] if "explained_variance" in m]
     if len(w.history) >= 20 and recent and max(recent) < 0:
-        return f"the critic explains less than a constant would (explained variance {recent[-1]:.2f}) after {len(w.history)} updates"
+        return (
+            f"the critic explains less than a constant would (explained variance {recent[-1]:.2f}) after "
+            f"{len(w.history)} updates"
+        )
     clipped = [m["vf_clip_frac"] for m in w.history[-5:] if "vf_clip_frac" in m]
     return f"{min(clipped):.0%} of the values are clipped" if len(clipped) == 5 and min(clipped) > 0.5 else None
 
@@ -167,8 +170,10 @@ def _divergence(w: Window) -> str | None:
     rising = seen[-1]["eval_proxy"] > seen[0]["eval_proxy"]
     return (
         f"the optimised reward rose to {seen[-1]['eval_proxy']:.2f} while the held-out reward fell from {best:.2f} to "
-        f"{seen[-1]['eval_held_out']:.2f}" if falling and rising else None
-    )  # fmt: skip
+        f"{seen[-1]['eval_held_out']:.2f}"
+        if falling and rising
+        else None
+    )
 
 
 def _repetition(w: Window) -> str | None:
@@ -242,15 +247,18 @@ BEFORE_UPDATE = (
              "Sample with top_p = 1 and top_k = 0.", "warn"),
     Detector("degenerate groups", _groups_all, "a constant reward, or a temperature near 0",
              "Look at the reward model's scores and at the samples.", "abort"),
-    Detector("tied groups", _groups_some, "a saturated reward or a low temperature", "Sample at temperature 1.", "warn"),
+    Detector("tied groups", _groups_some, "a saturated reward or a low temperature",
+             "Sample at temperature 1.", "warn"),
     Detector("length hacking", _length, "a reward model that likes length",
              "Read the length probe of the reward model; balance lengths in the comparisons.", "warn"),
     Detector("no end", _unfinished, "SFT without the end token, or a limit that is too short",
              "Raise sampling.max_new_tokens, or look at the SFT model's samples.", "warn"),
-    Detector("empty answers", _empty, "the end token comes first", "They earn the penalty for unfinished answers.", "warn"),
+    Detector("empty answers", _empty, "the end token comes first",
+             "They earn the penalty for unfinished answers.", "warn"),
     Detector("sampler mismatch", _mismatch, "other kernels or precision in the sampler, or stale weights",
              "Importance weights correct for it; mend it if it grows.", "warn"),
-    Detector("repetition", _repetition, "collapse onto phrases that the reward model likes", "Raise the KL coefficient.", "warn"),
+    Detector("repetition", _repetition, "collapse onto phrases that the reward model likes",
+             "Raise the KL coefficient.", "warn"),
 )  # fmt: skip
 AFTER_UPDATE = (
     Detector("KL blow-up", _kl_blow_up, "learning rate, a low KL coefficient, or a reward of large scale",
@@ -261,13 +269,16 @@ AFTER_UPDATE = (
              "The best policy so far is kept. Collect comparisons on it and train the reward model again.", "stop"),
     Detector("KL coefficient run-away", _coefficient, "a target out of reach, or units of token and sequence mixed up",
              "Set kl.target nearer to the KL that is reached.", "warn"),
-    Detector("useless critic", _critic, "value clip against the reward's scale, or a bad start", "Raise ppo.critic_warmup or its learning rate.", "warn"),
+    Detector("useless critic", _critic, "value clip against the reward's scale, or a bad start",
+             "Raise ppo.critic_warmup or its learning rate.", "warn"),
     Detector("clipping", _clip, "too many epochs or too high a learning rate", "Lower either.", "warn"),
     Detector("reward out of range", _out_of_range, "over-optimisation: the reward model never saw such answers",
              "Lower kl.target, or collect comparisons on the present policy.", "warn"),
-    Detector("mode switch", _mode, "one opening or a refusal answers everything", "Read the samples; add comparisons that punish it.", "warn"),
+    Detector("mode switch", _mode, "one opening or a refusal answers everything",
+             "Read the samples; add comparisons that punish it.", "warn"),
     Detector("alignment tax", _tax, "RL without a language loss", "Set ppo.ptx_coef above 0.", "warn"),
-    Detector("optimiser off", _optimiser_off, "frozen weights, or a loss cut off from them", "Look at what is trained.", "abort"),
+    Detector("optimiser off", _optimiser_off, "frozen weights, or a loss cut off from them",
+             "Look at what is trained.", "abort"),
     Detector("not finite", _not_finite, "an overflow or an empty mask", "Lower the learning rate.", "warn"),
     Detector("gradient jump", _gradient_jump, "one broken batch", "Read the rollouts of this update.", "warn"),
 )  # fmt: skip
@@ -328,12 +339,18 @@ def reward_model_alarms(*, correct: int, n: int, length_only: float, agreement: 
                 "warn",
             )
         )
-    return found  # fmt: skip
+    return found
 
 
 def split_alarm(n_shared: int) -> Alarm | None:
     """The same normalised prompt in training and in evaluation makes every figure too good."""
     if not n_shared:
         return None
-    return Alarm(0, "split leak", f"{n_shared} prompts stand in training and in evaluation", "a split by row instead of by prompt",
-                 "Split by the normalised prompt.", "abort")  # fmt: skip
+    return Alarm(
+        0,
+        "split leak",
+        f"{n_shared} prompts stand in training and in evaluation",
+        "a split by row instead of by prompt",
+        "Split by the normalised prompt.",
+        "abort",
+    )

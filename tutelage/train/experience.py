@@ -64,21 +64,30 @@ def gather(
     unfinished: UnfinishedConfig,
     weight_cap: float,
 ) -> Experience:
-    """Scores rollouts and brings their log-probabilities together; `parts` cuts the reference's pass like the policy's. Raises TrainingError for a score that is not finite."""
+    """Scores rollouts and brings their log-probabilities together. Raises TrainingError for a score that is not finite.
+
+    parts  rows of each minibatch: the reference's pass is cut like the policy's
+    """
     score_B = score(rollouts.prompts, rollouts.texts)
     if not bool(torch.isfinite(score_B).all()):
         bad = int((~torch.isfinite(score_B)).nonzero()[0])
         raise TrainingError(
-            f"the reward of rollout {bad} is {float(score_B[bad])}: {rollouts.texts[bad]!r}. A reward model whose scores are not "
-            f"finite cannot teach; look at its training, and train it again."
+            f"the reward of rollout {bad} is {float(score_B[bad])}: {rollouts.texts[bad]!r}. A reward model whose "
+            f"scores are not finite cannot teach; look at its training, and train it again."
         )
     logp_BT, entropy_BT = logp
     has_words_B = torch.tensor([bool(t) for t in rollouts.texts])
     reward_B, mask_BT = penalise(score_B, rollouts.finished_B & has_words_B, rollouts.batch.mask_BT, unfinished)
     return Experience(
-        rollouts, score_B, reward_B, mask_BT, logp_BT, entropy_BT, reference.logp(rollouts.batch, parts),
+        rollouts,
+        score_B,
+        reward_B,
+        mask_BT,
+        logp_BT,
+        entropy_BT,
+        reference.logp(rollouts.batch, parts),
         importance_weight(logp_BT, rollouts.sampler_logp_BT, rollouts.batch.mask_BT, cap=weight_cap),
-    )  # fmt: skip
+    )
 
 
 def penalise(score_B: Tensor, good_B: Tensor, mask_BT: Tensor, cfg: UnfinishedConfig) -> tuple[Tensor, Tensor]:

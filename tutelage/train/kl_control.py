@@ -28,8 +28,8 @@ class KLConfig:
             )
         if self.mode != "fixed" and self.budget < self.target:
             raise ConfigError(
-                f"kl.budget = {self.budget} is below kl.target = {self.target}, so every policy that reaches its target would be "
-                f"refused. Set the budget to at least the target (twice it is usual)."
+                f"kl.budget = {self.budget} is below kl.target = {self.target}, so every policy that reaches its "
+                f"target would be refused. Set the budget to at least the target (twice it is usual)."
             )
 
 

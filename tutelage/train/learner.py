@@ -96,9 +96,15 @@ class Learner:
     """Steps a module on sums of losses. Every denominator is inside the losses, so cutting never changes the result."""
 
     def __init__(
-        self, module: nn.Module, forward: Forward, *, optim: OptimConfig, compute: ComputeConfig, total_steps: int,
+        self,
+        module: nn.Module,
+        forward: Forward,
+        *,
+        optim: OptimConfig,
+        compute: ComputeConfig,
+        total_steps: int,
         ema_decay: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.module = module
         self._forward = forward
         self._optim = optim
@@ -107,7 +113,8 @@ class Learner:
         self.named = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not self.named:
             raise ConfigError(
-                "every weight of the model is frozen, so training would change nothing. Give lora.rank above 0, or train the full weights."
+                "every weight of the model is frozen, so training would change nothing. Give lora.rank above 0, or "
+                "train the full weights."
             )
         self._adamw = build_adamw(self.named, optim)
         self.n_steps = 0
@@ -119,7 +126,7 @@ class Learner:
         return run_pass(self._forward, batch, next(self.module.parameters()).device, self._compute)
 
     def infer(self, batch: TokenBatch, parts: Sequence[Tensor] | None = None) -> Tensor:
-        """The module's output [B, ...] without gradient, by the same microbatches that training on `parts` would use."""
+        """The module's output [B, ...] without gradient, in the microbatches that training on `parts` would use."""
         return infer(self._forward, batch, next(self.module.parameters()).device, self._compute, parts)
 
     def step(self, terms: Sequence[Term]) -> dict[str, float]:
@@ -137,7 +144,7 @@ class Learner:
             for part in term.parts(self._compute.microbatch_tokens):
                 rows = term.rows[part]
                 loss, seen = term.loss(self._pass(term.batch.rows(rows)), rows)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 for name, value in {"loss": loss, **seen}.items():
                     metrics[name] = (
                         _join(name, metrics[name], float(value.detach())) if name in metrics else float(value.detach())
@@ -158,8 +165,8 @@ class Learner:
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED:
             raise TrainingError(
-                f"loss {metrics['loss']:g} and gradient norm {metrics['grad_norm']:g} at update {self.n_steps}: not finite "
-                f"{MAX_SKIPPED} times in a row, so the weights would be lost. Nothing of this update was kept. "
+                f"loss {metrics['loss']:g} and gradient norm {metrics['grad_norm']:g} at update {self.n_steps}: not "
+                f"finite {MAX_SKIPPED} times in a row, so the weights would be lost. Nothing of this update was kept. "
                 f"Lower the learning rate, or look for empty or broken rows in the data."
             )
         return {**metrics, "skipped": 1.0}

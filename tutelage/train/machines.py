@@ -110,7 +110,7 @@ class LearnerPolicy:
         self.learner = learner
 
     def logp(self, batch: TokenBatch, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy [B, T], cut as the updates on `parts` will be: the first ratio is then exactly 1."""
+        """Log-probability and entropy [B, T], cut as the updates on `parts` will be, so that the first ratio is 1."""
         out_BTC = self.learner.infer(batch, parts)
         return out_BTC[..., 0], out_BTC[..., 1]
 
@@ -146,7 +146,9 @@ class SeparateActorCritic(LearnerPolicy):
 
 
 class SharedActorCritic(LearnerPolicy):
-    """One network with two heads and one optimiser: half the memory, at the risk that the critic bends the language model.
+    """One network with two heads and one optimiser.
+
+    It needs half the memory, at the risk that the critic bends the language model.
 
     vf_coef  weight of the value loss beside the policy's (0.1 in Ziegler et al. 2019)
     """

@@ -45,14 +45,16 @@ class PPOConfig:
     save_every: int = 20  # updates
 
     def __post_init__(self) -> None:
-        if self.prompts_per_update * self.samples_per_prompt < self.minibatches:
+        n_rollouts = self.prompts_per_update * self.samples_per_prompt
+        if n_rollouts < self.minibatches:
             raise ConfigError(
-                f"ppo.minibatches = {self.minibatches}, but one update has only {self.prompts_per_update * self.samples_per_prompt} "
-                f"rollouts, so some minibatches would be empty. Lower it."
+                f"ppo.minibatches = {self.minibatches}, but one update has only {n_rollouts} rollouts, so some "
+                f"minibatches would be empty. Lower it."
             )
         if not 0 < self.clip < 1:
             raise ConfigError(
-                f"ppo.clip = {self.clip}, but the ratio is held within 1 +- clip. Set it between 0 and 1 (0.2 is usual)."
+                f"ppo.clip = {self.clip}, but the ratio is held within 1 +- clip. Set it between 0 and 1 (0.2 is "
+                f"usual)."
             )
         if not 0 <= self.lam <= 1 or not 0 < self.discount <= 1:
             raise ConfigError(f"ppo.lam = {self.lam}, ppo.discount = {self.discount}: both are shares, at most 1.")
@@ -102,9 +104,14 @@ def run(
         rollouts = sampler.sample(prompts(step), n=cfg.samples_per_prompt, step=step)
         parts = shuffled_parts(len(rollouts), cfg.minibatches, seed=derive(seed, "minibatch", step))
         seen = gather(
-            rollouts, parts=parts, logp=actor_critic.logp(rollouts.batch, parts), reference=reference, score=score,
-            unfinished=unfinished, weight_cap=cfg.weight_cap,
-        )  # fmt: skip
+            rollouts,
+            parts=parts,
+            logp=actor_critic.logp(rollouts.batch, parts),
+            reference=reference,
+            score=score,
+            unfinished=unfinished,
+            weight_cap=cfg.weight_cap,
+        )
         if state.kl_coef is None:
             state.kl_coef = first_coef(kl, float(seen.reward_B.std(unbiased=False)))
         reward_BT = token_rewards(seen.reward_B, seen.logp_BT, seen.ref_logp_BT, seen.mask_BT, kl_coef=state.kl_coef)
@@ -152,9 +159,15 @@ def losses(
     def policy_loss(out_BTC: Tensor, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         logp_BT = out_BTC[..., 0]
         loss, metrics = ppo_clip_loss(
-            logp_BT, seen.logp_BT[r], adv_BT[r], seen.mask_BT[r],
-            clip_low=cfg.clip, clip_high=cfg.clip, n_trained=n_trained, weight_BT=seen.weight_BT[r],
-        )  # fmt: skip
+            logp_BT,
+            seen.logp_BT[r],
+            adv_BT[r],
+            seen.mask_BT[r],
+            clip_low=cfg.clip,
+            clip_high=cfg.clip,
+            n_trained=n_trained,
+            weight_BT=seen.weight_BT[r],
+        )
         drift_BT = torch.where(seen.mask_BT[r], logp_BT.detach() - seen.logp_BT[r], 0.0)
         return loss, {**metrics, "max_ratio_error": drift_BT.exp().sub(1).abs().max()}
 

@@ -34,12 +34,13 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ConfigError(
-                f"pretrain.width = {self.width} is not a multiple of pretrain.heads = {self.heads}, so the heads cannot share it. "
-                f"Set width to {self.heads * max(1, self.width // self.heads)}."
+                f"pretrain.width = {self.width} is not a multiple of pretrain.heads = {self.heads}, so the heads "
+                f"cannot share it. Set width to {self.heads * max(1, self.width // self.heads)}."
             )
         if self.batch_tokens < self.window:
             raise ConfigError(
-                f"pretrain.batch_tokens = {self.batch_tokens} is less than one row of pretrain.window = {self.window}. Raise it."
+                f"pretrain.batch_tokens = {self.batch_tokens} is less than one row of pretrain.window = {self.window}. "
+                f"Raise it."
             )
 
 
@@ -88,7 +89,10 @@ def run(
     log: Callable[[int, dict[str, float]], None],
     save: Callable[[int], None],
 ) -> dict[str, float]:
-    """Reads every batch once, from the learner's own step on. Returns tokens, ratio and held-out perplexity by source."""
+    """Reads every batch once, from the learner's own step on.
+
+    Returns tokens, ratio and held-out perplexity by source.
+    """
     pieces = [p for c in corpora for p in c.train]
 
     def held_out() -> dict[str, float]:

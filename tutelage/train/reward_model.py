@@ -42,12 +42,13 @@ class RewardConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 0.5:
             raise ConfigError(
-                f"reward.smoothing = {self.smoothing}, but at one half a label says nothing. Set it to 0 or more and below 0.5."
+                f"reward.smoothing = {self.smoothing}, but at one half a label says nothing. Set it to 0 or more and "
+                f"below 0.5."
             )
         if self.likelihood == "plackett_luce" and (self.smoothing or self.margin_scale):
             raise ConfigError(
-                "reward.smoothing and reward.margin_scale are defined on pairs, but reward.likelihood = 'plackett_luce' ranks all at "
-                "once. Set both to 0, or the likelihood to 'pairs'."
+                "reward.smoothing and reward.margin_scale are defined on pairs, but reward.likelihood = "
+                "'plackett_luce' ranks all at once. Set both to 0, or the likelihood to 'pairs'."
             )
 
 

@@ -39,12 +39,13 @@ class RLOOConfig:
     def __post_init__(self) -> None:
         if self.samples_per_prompt < 2:
             raise ConfigError(
-                f"rloo.samples_per_prompt = {self.samples_per_prompt}, but each sample is measured against the others of its prompt. "
-                f"Set it to 2 or more (4 is usual)."
+                f"rloo.samples_per_prompt = {self.samples_per_prompt}, but each sample is measured against the others "
+                f"of its prompt. Set it to 2 or more (4 is usual)."
             )
         if not 0 < self.clip < 1:
             raise ConfigError(
-                f"rloo.clip = {self.clip}, but the ratio is held within 1 +- clip. Set it between 0 and 1 (0.2 is usual)."
+                f"rloo.clip = {self.clip}, but the ratio is held within 1 +- clip. Set it between 0 and 1 (0.2 is "
+                f"usual)."
             )
 
 
@@ -66,16 +67,24 @@ def run(
     state: RLState,
     seed: int,
 ) -> RLState:
-    """prompts -> k rollouts each -> rewards minus KL -> leave-one-out advantages -> update. Arguments as in `ppo.run`."""
+    """prompts -> k rollouts each -> rewards minus KL -> leave-one-out advantages -> update.
+
+    Arguments as in `ppo.run`.
+    """
     monitor.resume(state.history)
     while state.step < cfg.updates and not state.stopped:
         step = state.step
         rollouts = sampler.sample(prompts(step), n=cfg.samples_per_prompt, step=step)
         parts = shuffled_parts(len(rollouts), cfg.minibatches, seed=derive(seed, "minibatch", step))
         seen = gather(
-            rollouts, parts=parts, logp=policy.logp(rollouts.batch, parts), reference=reference, score=score,
-            unfinished=unfinished, weight_cap=float("inf"),
-        )  # fmt: skip
+            rollouts,
+            parts=parts,
+            logp=policy.logp(rollouts.batch, parts),
+            reference=reference,
+            score=score,
+            unfinished=unfinished,
+            weight_cap=float("inf"),
+        )
         if state.kl_coef is None:
             state.kl_coef = first_coef(kl, float(seen.reward_B.std(unbiased=False)))
         adv_B = rloo_advantage(seen.reward_B - state.kl_coef * seen.kl_B, group=rollouts.group)
@@ -104,7 +113,10 @@ def run(
 
 
 def sequence_loss(cfg: RLOOConfig, seen: Experience, adv_B: Tensor, rows: Tensor) -> Loss:
-    """The loss of one minibatch, averaged over its sequences. On fresh rollouts the ratio is 1 and nothing is clipped."""
+    """The loss of one minibatch, averaged over its sequences.
+
+    On fresh rollouts the ratio is 1 and nothing is clipped.
+    """
     reused = cfg.epochs * cfg.minibatches > 1
 
     def loss(out_BTC: Tensor, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,0 +1,134 @@
+"""Reward models on Anthropic's HH pairs, held out by the first user turn: helpful, harmless, and trained on both.
+
+    python benchmarks/hh_reward.py --helpful FILE --harmless FILE [--pretrain FILE ...] [--folds 5] [--run 5]
+
+Folds are by SHA-256 of the first user turn, as for the bag-of-words floors that stand beside the results. With
+`--pretrain`, the model learns these comparisons first (preference-model pre-training, Bai et al. 2022); pairs whose
+first turn is in HH are left out of them. Prints one JSON line.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tutelage.data.comparisons import ranked_rows
+from tutelage.evals.reward_model import evaluate
+from tutelage.formats.detect import read_feedback
+from tutelage.model.reward_model import RewardModel, new_reward_model
+from tutelage.reward.scorer import Scorer
+from tutelage.rounds.recipe import has_fast_bf16
+from tutelage.stats.dedupe import normalise
+from tutelage.stats.intervals import wilson
+from tutelage.train import reward_model as loop
+from tutelage.train.learner import ComputeConfig
+from tutelage.train.optim import OptimConfig
+from tutelage.types import RankedGroup
+
+# Words and bigrams hashed into 65,536 cells, pairwise logistic regression, on the same folds.
+BAG_FLOORS = {"helpful": 0.628, "harmless": 0.620, "both: helpful": 0.547, "both: harmless": 0.540}
+
+
+def first_turn(group: RankedGroup) -> str:
+    return next(m.content for m in group.prompt.messages if m.role == "user")
+
+
+def fold_of(group: RankedGroup, folds: int) -> int:
+    return int(hashlib.sha256(first_turn(group).encode()).hexdigest(), 16) % folds
+
+
+def read(path: Path) -> list[RankedGroup]:
+    return [g for g in read_feedback(path, refused=[]) if isinstance(g, RankedGroup)]
+
+
+def fit(model: RewardModel, groups: Sequence[RankedGroup], args: argparse.Namespace, *, lr: float, epochs: int) -> None:
+    cfg = loop.RewardConfig(prompts_per_step=32, epochs=epochs, ties="half")
+    rows, n_long = ranked_rows(groups, model.token_ids)
+    compute = ComputeConfig(precision="bf16" if has_fast_bf16() else "fp32", microbatch_tokens=4096)
+    total = loop.n_steps(cfg, len(rows))
+    learner = loop.reward_learner(
+        model, optim=OptimConfig(lr=lr, weight_decay=0.01), compute=compute, total_steps=total
+    )
+    started = time.monotonic()
+
+    def log(step: int, row: dict[str, float]) -> None:
+        if step % 20 == 0:
+            print(f"  {step}/{total} {row['loss']:.3f} {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+    loop.run(cfg, rows=rows, model=model, learner=learner, seed=args.seed, log=log, save=lambda step: None)
+    print(f"  {len(rows)} pairs, {n_long} too long, {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+
+def copy_of(model: RewardModel, args: argparse.Namespace) -> RewardModel:
+    fresh = new_reward_model(args.base, "causal", aspects=None, seed=args.seed)
+    fresh.load_state_dict(model.state_dict())
+    return fresh
+
+
+def right(model: RewardModel, groups: Sequence[RankedGroup]) -> tuple[int, int]:
+    """Pairs ordered as the people did, of those that fit the window."""
+    usable = [r.group for r in ranked_rows(groups, model.token_ids)[0]]
+    found = evaluate(Scorer([model], precision="bf16" if has_fast_bf16() else "fp32"), usable)
+    return round(found.accuracy * found.n), found.n
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--helpful", type=Path, required=True)
+    parser.add_argument("--harmless", type=Path, required=True)
+    parser.add_argument("--pretrain", type=Path, nargs="*", default=[])
+    parser.add_argument("--pretrain-limit", type=int, default=6000)
+    parser.add_argument("--base", default="bundled")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--run", type=int, default=5, help="how many of the folds to run")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    sets = {"helpful": read(args.helpful), "harmless": read(args.harmless)}
+    start = new_reward_model(args.base, "causal", aspects=None, seed=args.seed)
+    if args.pretrain:
+        ours = {normalise(first_turn(g)) for groups in sets.values() for g in groups}
+        other = [g for path in args.pretrain for g in read(path) if normalise(first_turn(g)) not in ours]
+        random.Random(args.seed).shuffle(other)
+        fit(start, other[: args.pretrain_limit], args, lr=args.lr, epochs=1)
+    counts = {name: np.zeros(2, dtype=int) for name in BAG_FLOORS}
+    for fold in range(args.run):
+        train = {k: [g for g in v if fold_of(g, args.folds) != fold] for k, v in sets.items()}
+        test = {k: [g for g in v if fold_of(g, args.folds) == fold] for k, v in sets.items()}
+        for name in sets:
+            model = copy_of(start, args)
+            fit(model, train[name], args, lr=args.lr, epochs=args.epochs)
+            counts[name] += right(model, test[name])
+        model = copy_of(start, args)
+        fit(model, train["helpful"] + train["harmless"], args, lr=args.lr, epochs=args.epochs)
+        for name in sets:
+            counts[f"both: {name}"] += right(model, test[name])
+        print({k: (v[0] / v[1]).round(3) for k, v in counts.items()}, file=sys.stderr)
+    results = {
+        name: {"accuracy": k / n, "interval": wilson(int(k), int(n)), "n": int(n), "bag_floor": BAG_FLOORS[name]}
+        for name, (k, n) in counts.items()
+    }
+    print(
+        json.dumps(
+            {
+                "benchmark": "hh_reward",
+                "folds": f"{args.run} of {args.folds}",
+                "pretrained": bool(args.pretrain),
+                **results,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
