@@ -25,7 +25,10 @@ def say(text: str) -> None:
 
 
 class MetricsLog:
-    """Appends rows like `{"step": 3, "loss": 0.7}`. After a kill, rows from `resume_at` on are dropped: they come again."""
+    """Appends `{"step": 3, "loss": 0.7, …}` rows.
+
+    After a kill, rows from `resume_at` on are dropped: they come again.
+    """
 
     def __init__(self, path: Path, *, resume_at: int = 0, tensorboard: bool = False) -> None:
         self.path = path

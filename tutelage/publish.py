@@ -70,7 +70,8 @@ def write_json(path: Path, value: object) -> None:
 def published(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder to fill; on a clean exit it becomes `folder`, with a manifest.
 
-    An error leaves no trace. `folder` must not exist: what is published is never replaced, so that no moment exists in which it is gone.
+    An error leaves no trace. `folder` must not exist: what is published is never replaced, so that no moment exists in
+    which it is gone.
     """
     if folder.exists():
         raise CorruptError(

@@ -13,11 +13,12 @@ from tutelage.cli.main import app
 from tutelage.errors import DataError, RunInUseError, TrainingError, WaitingForLabels
 
 RUN = ["--json", "--out", "--set", "recipe"]
+DRAWN = ["--max-new-tokens", "--seed", "--temperature"]
 # Users' scripts rely on these. An option that comes or goes is a decision: change it here, and in the CHANGELOG.
 OPTIONS = {
-    "chat": ["--against", "--max-new-tokens", "--seed", "--stage", "--temperature", "--top-p", "where"],
+    "chat": ["--against", "--stage", "--top-p", "where", *DRAWN],
     "doctor": ["--json", "recipe"],
-    "eval policy": ["--against", "--json", "--judge", "--max-new-tokens", "--model", "--prompts", "--seed", "--temperature"],
+    "eval policy": ["--against", "--json", "--judge", "--model", "--prompts", *DRAWN],
     "eval reward": ["--combine", "--data", "--json", "--model"],
     "export": ["--format", "--json", "--source", "--store", "file"],
     "import": ["--dry-run", "--format", "--json", "--kind", "--labeler", "--source", "--store", "--strict", "file"],
@@ -28,17 +29,15 @@ OPTIONS = {
     "reward": RUN,
     "rloo": RUN,
     "run": RUN,
-    "sample": [
-        "--json", "--max-new-tokens", "--model", "--out", "--prompt", "--prompts", "--seed", "--temperature", "--top-p", "-n",
-    ],
+    "sample": ["--json", "--model", "--out", "--prompt", "--prompts", "--top-p", "-n", *DRAWN],
     "score": ["--data", "--json", "--model", "--out"],
     "sft": RUN,
     "status": ["--json", "folder"],
-}  # fmt: skip
+}
 
 
 def commands(group, prefix=""):
-    """Name -> options and arguments of each command, and the function behind it."""
+    """Name -> options and arguments of each command, sorted."""
     found = {}
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
@@ -51,7 +50,7 @@ def commands(group, prefix=""):
 
 def test_commands_and_options_are_those_that_are_promised():
     assert all(module.app is app for module in (data, models, runs))  # each has registered its commands
-    assert commands(typer.main.get_command(app)) == OPTIONS
+    assert commands(typer.main.get_command(app)) == {name: sorted(options) for name, options in OPTIONS.items()}
 
 
 def test_every_command_that_prints_figures_can_print_json():

@@ -53,7 +53,8 @@ best_of = [4, 16]
 """
 QUESTIONS = ["Can I move my booking?", "Where is the kettle?", "Is the pool open today?"]
 ALARM = {
-    "step": 12, "name": "length hacking", "saw": "answers are 1.7 times as long as at first", "cause": "a reward model that likes length",
+    "step": 12, "name": "length hacking", "saw": "answers are 1.7 times as long as at first",
+    "cause": "a reward model that likes length",
     "advice": "Balance lengths in the comparisons.", "action": "warn",
 }  # fmt: skip
 
@@ -62,7 +63,8 @@ def win(rate: float, n: int = 400) -> dict[str, Any]:
     half = 1.96 * math.sqrt(rate * (1 - rate) / n)
     wins = round(rate * n) - 10
     return {
-        "rate": rate, "low": rate - half, "high": rate + half, "wins": wins, "ties": 20, "n": n, "length_controlled": rate - 0.03,
+        "rate": rate, "low": rate - half, "high": rate + half, "wins": wins, "ties": 20, "n": n,
+        "length_controlled": rate - 0.03,
     }  # fmt: skip
 
 
@@ -115,9 +117,18 @@ class Made:
         events = []
         for i, g in enumerate(groups):
             items = tuple(RankedItem(completion_id=c.id, tier=k + 1) for k, c in enumerate(g))
-            events.append(Feedback(labeler=self.labeler, prompt_id=g[0].prompt_id, judgement=Ranking(items=items), idempotency_key=f"r{i}"))
+            events.append(
+                Feedback(
+                    labeler=self.labeler,
+                    prompt_id=g[0].prompt_id,
+                    judgement=Ranking(items=items),
+                    idempotency_key=f"r{i}",
+                )
+            )
             given = DemonstrationGiven(completion_id=g[0].id)
-            events.append(Feedback(labeler="import-demo", prompt_id=g[0].prompt_id, judgement=given, idempotency_key=f"d{i}"))
+            events.append(
+                Feedback(labeler="import-demo", prompt_id=g[0].prompt_id, judgement=given, idempotency_key=f"d{i}")
+            )
         record_many(store, events)
 
     def _done(self, name: str, seconds: float) -> None:
@@ -137,15 +148,43 @@ class Made:
             return
         with published(self.folder / "sft") as aside:
             (aside / "metrics.jsonl").write_text(lines(rows))
-            write_json(aside / "lineage.json", {"stage": "sft", "weights": "sft", "held_out_loss": 2.05, "epoch": 1, "demonstrations": 611, "too_long": 0})
+            write_json(
+                aside / "lineage.json",
+                {
+                    "stage": "sft",
+                    "weights": "sft",
+                    "held_out_loss": 2.05,
+                    "epoch": 1,
+                    "demonstrations": 611,
+                    "too_long": 0,
+                },
+            )
         self._done("sft", 184.0)
-        add_model_version(store, ModelVersion(id="sft-1", stage="sft", weights_sha="sft", parent="base-0", snapshot=self.demonstrations.hash, path="sft"))
+        add_model_version(
+            store,
+            ModelVersion(
+                id="sft-1",
+                stage="sft",
+                weights_sha="sft",
+                parent="base-0",
+                snapshot=self.demonstrations.hash,
+                path="sft",
+            ),
+        )
 
     def _round(self, store: Store, i: int, *, is_done: bool) -> None:
         top = self.folder / f"round-{i}"
         if self.labels != "imported":
             with published(top / "labels") as aside:
-                simulated = {"simulated": True, "rankings": 500, "pairs": 3000, "ties": 450, "agreement": 0.731, "accuracy": 0.812, "noise": 0.9}
+                simulated = {
+                    "simulated": True,
+                    "rankings": 500,
+                    "pairs": 3000,
+                    "ties": 450,
+                    "agreement": 0.731,
+                    "accuracy": 0.812,
+                    "noise": 0.9,
+                }
                 people = {"simulated": False, "rankings": 480}
                 write_json(aside / "labels.json", simulated if self.labels == "simulated" else people)
         card = freeze(store, self.folder / "snapshots" / f"{i:04d}")
@@ -153,7 +192,8 @@ class Made:
             self._reward(store, top / name, card.hash)
         with published(top / "learning-curve") as aside:
             write_json(aside / "curve.json", [
-                {"rankings": n, "accuracy": a, "accuracy_low": a - 0.05, "accuracy_high": a + 0.05, "n": 300, "by_source": {}}
+                {"rankings": n, "accuracy": a, "accuracy_low": a - 0.05, "accuracy_high": a + 0.05, "n": 300,
+                "by_source": {}}
                 for n, a in ((100, 0.61), (200, 0.66), (400, 0.71))
             ])  # fmt: skip
         self._rl(store, i, is_done=is_done)
@@ -165,36 +205,51 @@ class Made:
             return {"n": n, "accuracy": accuracy, "low": accuracy - 0.06, "high": accuracy + 0.06}
 
         card = {
-            "n": 812, "n_ties": 90, "accuracy": 0.712, "accuracy_low": 0.671, "accuracy_high": 0.753, "accuracy_better_second": 0.712,
-            "ece": 0.041, "temperature": 1.21, "longer_wins_accuracy": 0.554, "when_longer_wins": part(450, 0.78), "when_shorter_wins": part(362, 0.63),
-            "length_corr": 0.21, "agreement": 0.731, "by_source": {"round-1": part(812, 0.712)}, "by_labeler": {self.labeler: part(812, 0.712)},
-            "reliability": [[0.53, 0.55, 200], [0.63, 0.61, 180], [0.73, 0.75, 150], [0.83, 0.79, 160], [0.93, 0.9, 122]],
+            "n": 812, "n_ties": 90, "accuracy": 0.712, "accuracy_low": 0.671, "accuracy_high": 0.753,
+            "accuracy_better_second": 0.712,
+            "ece": 0.041, "temperature": 1.21, "longer_wins_accuracy": 0.554, "when_longer_wins": part(450, 0.78),
+            "when_shorter_wins": part(362, 0.63),
+            "length_corr": 0.21, "agreement": 0.731, "by_source": {"round-1": part(812, 0.712)},
+            "by_labeler": {self.labeler: part(812, 0.712)},
+            "reliability": [[0.53, 0.55, 200], [0.63, 0.61, 180], [0.73, 0.75, 150], [0.83, 0.79, 160], [0.93, 0.9,
+            122]],
             "rankings": 350, "too_long": 0, "log_tie": -0.7, "train_score_p999": 2.4,
         }  # fmt: skip
         with published(folder) as aside:
             rows = [{"step": k, "loss": 0.9 - 0.01 * k, "accuracy": 0.5 + 0.01 * k} for k in range(20)]
             (aside / "metrics.jsonl").write_text(lines(rows))
-            write_json(aside / "reward.json", {"kind": "causal", "aspects": {"overall": 1.0}, "probes": [], "card": card})
+            write_json(
+                aside / "reward.json", {"kind": "causal", "aspects": {"overall": 1.0}, "probes": [], "card": card}
+            )
             write_json(aside / "lineage.json", {"stage": "reward", "snapshot": snapshot, "weights": str(folder)})
         self._done(str(folder.relative_to(self.folder)), 95.0)
         version = f"reward-{folder.parent.name}-{folder.name}"
-        add_model_version(store, ModelVersion(id=version, stage="reward", weights_sha=version, parent="sft-1", snapshot=snapshot, path=str(folder)))
+        add_model_version(
+            store,
+            ModelVersion(
+                id=version, stage="reward", weights_sha=version, parent="sft-1", snapshot=snapshot, path=str(folder)
+            ),
+        )
 
     def rl_rows(self) -> list[dict[str, Any]]:
-        """20 updates with an evaluation after every 4, and one before the first. Held-out reward is highest after 12."""
+        """20 updates with an evaluation after every 4,
+        and one before the first. Held-out reward is highest after 12."""
 
         def evaluation(done: int) -> dict[str, float]:
             gold = {"eval_gold": 0.4 + 0.1 * done - 0.004 * done**2} if self.labels == "simulated" else {}
             return {
-                "eval_proxy": 0.1 * done, "eval_held_out": 0.12 * done - 0.005 * done**2, "eval_held_out_se": 0.08, "eval_kl": 0.3 * done,
+                "eval_proxy": 0.1 * done, "eval_held_out": 0.12 * done - 0.005 * done**2, "eval_held_out_se": 0.08,
+                "eval_kl": 0.3 * done,
                 "eval_length": 14.0 + done, "eval_refusals": 0.0, "eval_lm_loss": 2.0, **gold,
             }  # fmt: skip
 
         rows: list[dict[str, Any]] = [{"step": 0, **evaluation(0)}]
         for k in range(20):
             row = {
-                "step": k, "score": 0.1 * k, "reward": 0.1 * k - 0.05, "kl": 0.29 * k, "kl_se": 0.05, "entropy": 2.3 - 0.04 * k,
-                "length": 14.0 + k, "unfinished": 0.02, "unique": 0.98, "kl_coef": 0.11, "repetition": 1.2, "length_corr": 0.2,
+                "step": k, "score": 0.1 * k, "reward": 0.1 * k - 0.05, "kl": 0.29 * k, "kl_se": 0.05,
+                "entropy": 2.3 - 0.04 * k,
+                "length": 14.0 + k, "unfinished": 0.02, "unique": 0.98, "kl_coef": 0.11, "repetition": 1.2,
+                "length_corr": 0.2,
                 "mismatch_mean": 1e-5, "clip_frac": 0.08, "grad_norm": 1.0, "loss": -0.02, "tokens": 4000.0,
             }  # fmt: skip
             if self.algorithm == "ppo":
@@ -205,7 +260,9 @@ class Made:
     def _rl(self, store: Store, i: int, *, is_done: bool) -> None:
         name = f"round-{i}/{self.algorithm}"
         rows = self.rl_rows()
-        along = [{"step": k, "prompt": p.text, "text": f"{self.said} ({k})"} for k in (0, 4, 8) for p in self._prompts()]
+        along = [
+            {"step": k, "prompt": p.text, "text": f"{self.said} ({k})"} for k in (0, 4, 8) for p in self._prompts()
+        ]
         if not is_done:
             work = self.folder / "work" / name
             with published(work / "state" / "step-0000008") as aside:
@@ -215,7 +272,8 @@ class Made:
             self.stages[name] = {"state": "running", "what": f"{self.algorithm.upper()} from sft-1"}
             return
         facts = {
-            "stage": self.algorithm, "weights": name, "best_step": 12, "best_held_out": 0.72, "stopped": self.stopped, "updates": 20,
+            "stage": self.algorithm, "weights": name, "best_step": 12, "best_held_out": 0.72,
+            "stopped": self.stopped, "updates": 20,
             "kl_coef": 0.11, "alarms": list(self.alarms),
         }  # fmt: skip
         with published(self.folder / name) as aside:
@@ -226,7 +284,8 @@ class Made:
         add_model_version(
             store,
             ModelVersion(
-                id=f"{self.algorithm}-{i}", stage=self.algorithm, weights_sha=name, parent="sft-1",  # type: ignore[arg-type]
+                id=f"{self.algorithm}-{i}", stage=self.algorithm, weights_sha=name, parent="sft-1",
+                 # type: ignore[arg-type]
                 reward_model=f"reward-round-{i}-reward-0", path=name,
             ),
         )  # fmt: skip
@@ -236,8 +295,10 @@ class Made:
         best = next((f"round {k}" for k in range(i - 1, 0, -1) if self.promoted[k - 1]), "SFT")
         policies = {
             n: {
-                "length": 15.0, "words": 11.0, "unfinished": 0.02, "empty": 0.0, "unique": 0.97, "refusals": 0.0, "distinct_1": 0.2,
-                "distinct_2": 0.5, "ead": 0.3, "self_bleu": 0.4, "repetition": 1.3, "judge": 0.3 * k, "judge_low": 0.3 * k - 0.1,
+                "length": 15.0, "words": 11.0, "unfinished": 0.02, "empty": 0.0, "unique": 0.97, "refusals": 0.0,
+                "distinct_1": 0.2,
+                "distinct_2": 0.5, "ead": 0.3, "self_bleu": 0.4, "repetition": 1.3, "judge": 0.3 * k,
+                "judge_low": 0.3 * k - 0.1,
                 "judge_high": 0.3 * k + 0.1, "held_out": 0.2 * k, "proxy": 0.25 * k,
             } for k, n in enumerate(names)
         }  # fmt: skip
@@ -245,10 +306,15 @@ class Made:
         wins |= {f"round {i} against round {k}": win(0.61) for k in range(1, i)}
         judge = "gold reward of the SIMULATED labellers" if self.labels == "simulated" else "held-out reward model"
         low = wins[f"round {i} against {best}"]["low"]
-        reasons = [] if self.promoted[i - 1] else [f"its win rate against the best policy so far may be as low as {low:.1%} (asked: 50%)"]
+        reasons = (
+            []
+            if self.promoted[i - 1]
+            else [f"its win rate against the best policy so far may be as low as {low:.1%} (asked: 50%)"]
+        )
         figures = {
             "newest": f"round {i}", "judge": judge, "prompts": 400, "policies": policies, "win_rates": wins,
-            "kl": {"kl": 5.61, "kl_se": 0.11, "kl_k3": 5.7}, "best_before": best, "promoted": self.promoted[i - 1], "reasons": reasons,
+            "kl": {"kl": 5.61, "kl_se": 0.11, "kl_k3": 5.7}, "best_before": best, "promoted": self.promoted[i - 1],
+            "reasons": reasons,
             "best_of_n": [{"kl": 0.636, **win(0.62, 128)}, {"kl": 1.835, **win(0.7, 128)}],
         }  # fmt: skip
         samples = [
@@ -263,7 +329,8 @@ class Made:
     def _finish(self) -> None:
         best = next((k for k in range(self.rounds, 0, -1) if self.promoted[k - 1]), 0)
         write_json(self.folder / "summary.json", {
-            "best": f"round {best}" if best else "SFT", "best_version": f"{self.algorithm}-{best}", "best_folder": f"round-{best}/{self.algorithm}",
+            "best": f"round {best}" if best else "SFT", "best_version": f"{self.algorithm}-{best}",
+            "best_folder": f"round-{best}/{self.algorithm}",
             "seconds": 1500.0, "peak_memory_gb": 1.91,
         })  # fmt: skip
 

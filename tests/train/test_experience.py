@@ -34,6 +34,7 @@ def made(seen_rollouts, score, *, logp_BT=None, ref_logp_BT=None, cfg=None, weig
     logp_BT = seen_rollouts.sampler_logp_BT if logp_BT is None else logp_BT
     return gather(
         seen_rollouts,
+        parts=[torch.arange(len(seen_rollouts))],
         logp=(logp_BT, torch.where(seen_rollouts.batch.mask_BT, 0.5, 0.0)),
         reference=Reference(logp_BT if ref_logp_BT is None else ref_logp_BT),
         score=lambda prompts, texts: torch.tensor(score),

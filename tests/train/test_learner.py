@@ -313,6 +313,24 @@ def test_infer_is_the_same_however_it_is_cut(speaker):
     assert not outs[0].requires_grad and (outs[0][~batch.mask_BT] == 0).all()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_infer_cut_as_an_update_gives_the_updates_own_bits(speaker_copy, precision):
+    compute = ComputeConfig(precision=precision, microbatch_tokens=20)
+    learner = policy_learner(speaker_copy(), temperature=1.0, optim=PLAIN, compute=compute, total_steps=1)
+    batch = random_batch()
+    parts = [torch.tensor([6, 0, 3]), torch.tensor([5, 1, 7, 2, 4])]
+    before = learner.infer(batch, parts)
+    seen = torch.zeros_like(before)
+
+    def loss(out, rows):
+        seen[rows] = out.detach()
+        return out[..., 0].sum() * 0.01, {}
+
+    learner.step([Term(batch, parts[0], loss)])
+    assert torch.equal(seen[parts[0]], before[parts[0]])
+    assert (seen[parts[1]] == 0).all()
+
+
 def test_microbatches_must_hold_something():
     with pytest.raises(ConfigError, match="microbatch_tokens = 0"):
         ComputeConfig(microbatch_tokens=0)

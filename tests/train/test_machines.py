@@ -113,8 +113,8 @@ def test_a_shared_critic_starts_at_0_and_leaves_the_policy_what_it_was(speaker_c
     batch = random_batch()
     machines = shared(speaker_copy(), head=False)
     assert (machines.values(batch) == 0).all()
-    logp, entropy = machines.logp(batch)
-    alone = separate(speaker_copy(), ValueModel(speaker_copy())).logp(batch)
+    logp, entropy = machines.logp(batch, [torch.arange(4)])
+    alone = separate(speaker_copy(), ValueModel(speaker_copy())).logp(batch, [torch.arange(4)])
     assert torch.equal(logp, alone[0]) and torch.equal(entropy, alone[1])
 
 

@@ -197,7 +197,7 @@ def test_a_constant_model_orders_nothing():
 
 
 def test_davidson_recovers_scores_and_ties():
-    score, model, log = trained(simulated(5000, nu=0.6), ties="davidson")
+    score, model, log = trained(simulated(5000, nu=0.6), ties="davidson", prompts_per_step=128)
     assert pearson(score[:, 0], TRUE_SCORE) > 0.98
     centred = score[:, 0] - score[:, 0].mean()
     assert centred.tolist() == pytest.approx(TRUE_SCORE, abs=0.25)

@@ -44,8 +44,9 @@ def sample(
     """Answers of a model to one prompt or to a file of them."""
     from tutelage.engine.request import SamplingConfig
     from tutelage.rounds import talk
-    from tutelage.rounds.files import prompts_asked
+    from tutelage.rounds.files import check_rows_path, prompts_asked
 
+    check_rows_path(out)
     asked, refused = prompts_asked(prompt, prompts)
     sampling = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
     found = talk.sample(model, asked, n=n, sampling=sampling, seed=seed, refused=refused)
@@ -57,7 +58,9 @@ def sample(
 def score(model: RewardFolder, data: Data, out: Rows = None, json: Json = False) -> None:
     """A reward model's score of each answer in a file."""
     from tutelage.rounds import measure
+    from tutelage.rounds.files import check_rows_path
 
+    check_rows_path(out)
     found = measure.score(model, data)
     shown = [
         f"{a['score']:+.4f}  {' '.join(a[name].split())}"

@@ -60,5 +60,5 @@ def chosen_logp(
 
     Gradient flows through the log-probability alone.
     """
-    logp_M, entropy_M = _ChosenLogp.apply(logits_MV, token_M, temperature, with_entropy)
+    logp_M, entropy_M = _ChosenLogp.apply(logits_MV, token_M, temperature, with_entropy)  # type: ignore[no-untyped-call]
     return logp_M, entropy_M

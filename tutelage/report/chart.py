@@ -1,6 +1,6 @@
 """Charts as inline SVG: lines, points and intervals, labelled where they end. Knows no run; colours are CSS classes.
 
-Coordinates are those of the viewBox: a chart is W wide and is shown at about that many pixels, so its text stays legible.
+Coordinates are those of the viewBox: a chart is shown at about W pixels, so that its text stays legible.
 """
 
 import math
@@ -31,6 +31,7 @@ class Series:
     is_line: bool = True
     is_dashed: bool = False
     unit: str = ""  # of x, for the text at a point
+    hints: tuple[str, ...] = ()  # further text at each point
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def ticks(low: float, high: float, n: int = 5) -> list[float]:
     """Round numbers within the range, about `n` of them."""
     raw = (high - low) / n
     power = 10 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    step = min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda s: abs(math.log(s / raw)))
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -139,8 +140,9 @@ def _finite(series: Series) -> Series:
     points = _thinned([p for p in series.points if all(map(math.isfinite, p))])
     band = tuple(b for b in series.band if all(map(math.isfinite, b)))
     return Series(
-        series.label, series.css, points, band, series.has_dots, series.is_line, series.is_dashed, series.unit
-    )
+        series.label, series.css, points, band, series.has_dots, series.is_line, series.is_dashed, series.unit,
+        series.hints if len(points) == len(series.points) else (),
+    )  # fmt: skip
 
 
 def _thinned(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -200,7 +202,9 @@ def _marks(marks: Sequence[Mark], f: Frame) -> Iterable[str]:
         left = x - 4 - width if is_left else x + 4
         if all(left > b or left + width < a for a, b in taken.setdefault(y, [])):
             taken[y].append((left, left + width))
-            yield words(x + (-4 if is_left else 4), y, mark.label, f"note halo {mark.css}", "end" if is_left else "start")
+            yield words(
+                x + (-4 if is_left else 4), y, mark.label, f"note halo {mark.css}", "end" if is_left else "start"
+            )
 
 
 def _series(plot: Plot, s: Series, f: Frame) -> Iterable[str]:
@@ -215,9 +219,10 @@ def _series(plot: Plot, s: Series, f: Frame) -> Iterable[str]:
         path = " ".join(f"{f.x(x):.1f},{f.y(y):.1f}" for x, y in s.points)
         yield f'<polyline points="{path}" class="line {s.css}{" dashed" if s.is_dashed else ""}"/>'
     if s.has_dots or len(s.points) == 1:
-        for x, y in s.points:
+        for i, (x, y) in enumerate(s.points):
             value = f"{y:.1%}" if plot.is_share else f"{y:.3g}"
-            yield dot(f.x(x), f.y(y), s.css, f"{s.label}: {value} at {x:.3g} {s.unit}".strip())
+            hint = f" {s.hints[i]}" if s.hints else ""
+            yield dot(f.x(x), f.y(y), s.css, f"{s.label}: {value} at {x:.3g} {s.unit}{hint}".strip())
 
 
 def _labels(series: Sequence[Series], f: Frame) -> list[str]:
@@ -235,9 +240,11 @@ def _labels(series: Sequence[Series], f: Frame) -> list[str]:
 def _summary(plot: Plot, series: Sequence[Series]) -> str:
     def course(s: Series) -> str:
         first, last = s.points[0], s.points[-1]
-        show = (lambda v: f"{v:.1%}") if plot.is_share else (lambda v: f"{v:.3g}")
+        form = ".1%" if plot.is_share else ".3g"
         name = s.label or plot.y_title
-        return f"{name} {show(last[1])}" if len(s.points) == 1 else f"{name} from {show(first[1])} to {show(last[1])}"
+        return (
+            f"{name} {last[1]:{form}}" if len(s.points) == 1 else f"{name} from {first[1]:{form}} to {last[1]:{form}}"
+        )
 
     limits = "".join(f"; {r.label}" for r in plot.rules)
     marks = "".join(f"; {m.label} at {m.x:.3g}" for m in plot.marks if m.label)

@@ -48,6 +48,7 @@ METRICS = (
     Metric("grad_norm", "Gradient norm", "of the policy", "Without jumps."),
     Metric("mismatch_mean", "Sampler against learner", "nats a token", "The two passes should agree: near 0."),
     Metric("length_corr", "Correlation of reward and length", "", "Far below 0.5."),
+    Metric("eval_lm_loss", "Loss on held-out demonstrations", "nats a token", "A rise is the alignment tax."),
     Metric("repetition", "Repeats of the commonest phrase", "an answer", "Near its start."),
 )
 CRITIC_LOSS = ("value_value_loss", "value_loss")  # of one network with two heads, and of a critic of its own
@@ -61,8 +62,9 @@ def policy_css(name: str) -> str:
 
 
 def points(rows: Iterable[Facts], key: str) -> tuple[tuple[float, float], ...]:
-    """(updates so far, value). A row's rollouts are of the policy after `step` updates."""
-    return tuple((float(row["step"]), float(row[key])) for row in rows if key in row and row[key] is not None)
+    """(updates so far, value). A row's rollouts are of the policy before the update, its evaluation after it."""
+    late = key.startswith("eval_")
+    return tuple((float(row["step"] + (late and "kl" in row)), float(row[key])) for row in rows if key in row)
 
 
 def rl_figures(run: RunFacts) -> list[Figure]:
@@ -79,12 +81,14 @@ def _of_metric(metric: Metric, rounds: Sequence[Round], config: Facts) -> Figure
         if metric.key == "value_loss" and not found:
             found = next((p for p in (points(rows, k) for k in CRITIC_LOSS) if p), ())
         name = f"round {r.i}"
-        series.append(Series(name, policy_css(name), found, unit="updates"))
+        is_rare = metric.key.startswith("eval_")
+        series.append(Series(name, policy_css(name), found, has_dots=is_rare, unit="updates"))
         marks += [Mark(a["step"], "", f"m-alarm {policy_css(name)}") for a in _alarms_about(metric, r)]
     rules, caption = _limits(metric, config)
     plot = Plot(
-        metric.title, UPDATES, metric.unit or metric.title, tuple(series), rules, tuple(marks), metric.is_share
-    )
+        metric.title, UPDATES, metric.unit or metric.title, tuple(series), rules, tuple(marks), metric.is_share,
+        x_range=(0.0, float(max((row["step"] + 1 for r in rounds if r.rl for row in r.rl.rows), default=1))),
+    )  # fmt: skip
     return Figure(metric.title, metric.unit, metric.good + caption, draw(plot))
 
 
@@ -108,6 +112,7 @@ ABOUT = {
     "mismatch_mean": ("sampler mismatch",),
     "score": ("over-optimisation", "reward out of range"),
     "repetition": ("repetition",),
+    "eval_lm_loss": ("alignment tax",),
 }
 
 

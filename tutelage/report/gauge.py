@@ -18,7 +18,11 @@ from tutelage.stats.overoptimisation import ScalingFit, fit_rl
 D = "√KL to the reference (√nats)"
 MIN_POINTS = 4  # at different distances above 0, for two coefficients
 MUCH = 0.25  # share of the gain that must be lost again before the page speaks of a peak
-KINDS = (("optimised", "eval_proxy", "c-proxy"), ("held-out", "eval_held_out", "c-held-out"), ("gold", "eval_gold", "c-gold"))
+KINDS = (
+    ("optimised", "eval_proxy", "c-proxy"),
+    ("held-out", "eval_held_out", "c-held-out"),
+    ("gold", "eval_gold", "c-gold"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,8 @@ def _chart(title: str, unit: str, seen: Sequence[Seen], rows: Sequence[FitRow], 
             )
         if row.fit is not None:
             series.append(Series("", f"{row.css} fit", _curve(row), is_dashed=True))
-        series.append(Series(row.kind, row.css, path, band, has_dots=True, unit="√nats"))
+        hints = tuple(f"after {s.updates} updates" for s in known)
+        series.append(Series(row.kind, row.css, path, band, has_dots=True, unit="√nats", hints=hints))
     return draw(Plot(title, D, unit, tuple(series), (Rule(0.0, ""),), tuple(marks)))
 
 
@@ -143,7 +148,10 @@ def _curve(row: FitRow) -> tuple[Point, ...]:
 def _reading(fits: Sequence[FitRow], n: int) -> str:
     if n < 2:
         return "Only one evaluation so far; the curve needs more."
-    parts = [f"the {f.kind} reward went from {number(f.first)} to {number(f.last)} ({signed(f.last - f.first)})" for f in fits]
+    parts = [
+        f"the {f.kind} reward went from {number(f.first)} to {number(f.last)} ({signed(f.last - f.first)})"
+        for f in fits
+    ]
     text = ", ".join(parts)
     text = text[0].upper() + text[1:] + "."
     proxy, others = fits[0], fits[1:]
@@ -152,7 +160,7 @@ def _reading(fits: Sequence[FitRow], n: int) -> str:
         return f"{text} In the end the policy had gained what it optimised and lost what it did not: over-optimisation."
     if proxy.last > proxy.first and fell:
         peaks = " and ".join(f"{f.kind} after {f.best_updates} updates" for f in fell)
-        return f"{text} Rewards that it never saw had their peak on the way ({peaks}): what came later was over-optimisation."
+        return f"{text} Rewards that it never saw had their peak before ({peaks}): what followed was over-optimisation."
     if proxy.last > proxy.first:
         return f"{text} What it never saw rose with what it optimised: no sign of over-optimisation within this KL."
     return f"{text} The optimised reward did not rise: RL learned little here."

@@ -22,25 +22,23 @@ class Estimate:
     high: float
 
 
-def dot_chart(title: str, rows: Sequence[Estimate], *, middle: float | None = 0.5, from_zero: bool = True) -> Markup:
-    """One row an estimate: its name above, the interval as a bar, the value as a dot."""
+def dot_chart(title: str, rows: Sequence[Estimate]) -> Markup:
+    """One row an estimate: its name above, the interval as a bar, the value as a dot; chance is dashed."""
     if not rows:
         return Markup("")
-    low = 0.0 if from_zero else min(0.5, *(r.low for r in rows))
     left, right, top = 8.0, 52.0, 6
     height = top + len(rows) * (ROW + 8) + 24
 
     def x(share: float) -> float:
-        return left + (share - low) / (1 - low) * (W - left - right)
+        return left + share * (W - left - right)
 
     floor = height - 22
     parts = []
     for i in range(5):
-        share = low + (1 - low) * i / 4
+        share = i / 4
         parts.append(line(x(share), top, x(share), floor, "grid"))
         parts.append(words(x(share), floor + 15, f"{share:.0%}", "tick", "start" if i == 0 else "middle"))
-    if middle is not None:
-        parts.append(line(x(middle), top, x(middle), floor, "rule"))
+    parts.append(line(x(0.5), top, x(0.5), floor, "rule"))
     for i, r in enumerate(rows):
         y = top + i * (ROW + 8) + 24
         parts.append(words(left, y - 10, r.label, f"label halo t-{r.css}"))

@@ -1,4 +1,4 @@
-"""Writes a run's report.html: one file, no script, no request. Everything in it escapes what models and people wrote."""
+"""Writes a run's report.html: one file, no script, no request. What models and people wrote is escaped."""
 
 import os
 from importlib.metadata import version

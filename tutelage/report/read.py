@@ -1,4 +1,4 @@
-"""A run directory as the page needs it: what is published, and of a stage under way what lies in `work/`. Draws nothing."""
+"""A run directory as the page needs it: what is published, and of a stage under way what lies in `work/`."""
 
 import json
 import re
@@ -88,7 +88,6 @@ class RunFacts:
     config_text: str
     stages: tuple[Stage, ...]
     sft: Training | None
-    first_snapshot: Facts | None  # demonstrations and what was imported before the first round
     rounds: tuple[Round, ...]
     summary: Facts | None  # there once the run is finished
     labelers: tuple[LabelerShare, ...]
@@ -112,7 +111,8 @@ def read_run(folder: Path) -> RunFacts:
     path = folder / "config.toml"
     if not path.is_file():
         raise ConfigError(
-            f"{folder} holds no config.toml, so it is not a run directory. Start one with `tutelage run RECIPE --out {folder}`."
+            f"{folder} holds no config.toml, so it is not a run directory. "
+            f"Start one with `tutelage run RECIPE --out {folder}`."
         )
     text = path.read_text(encoding="utf-8")
     settings = tomllib.loads(text)
@@ -126,7 +126,6 @@ def read_run(folder: Path) -> RunFacts:
         config_text=text,
         stages=tuple(sorted((_stage(*item) for item in state["stages"].items()), key=_place)) if state else (),
         sft=_training(folder, "sft"),
-        first_snapshot=_card(folder / "snapshots" / "demonstrations"),
         rounds=rounds,
         summary=_json(folder / "summary.json"),
         labelers=stored.labelers[:MOST_LABELERS],
@@ -150,14 +149,20 @@ def _stage(name: str, entry: Facts) -> Stage:
     return Stage(name, entry["state"], entry["what"], entry["seconds"] if "seconds" in entry else None)
 
 
-FLOW = ("material", "base", "sft", "preference-pretraining", "samples", "labels", "reward", "curve", "learning", "evaluation", "answers")  # fmt: skip
+# A stage of another name, which is the algorithm's, comes before the evaluation.
+FLOW = (
+    *("material", "base", "sft", "preference-pretraining", "samples", "labels", "reward", "curve", "learning"),
+    *("evaluation", "answers"),
+)
 
 
 def _place(stage: Stage) -> tuple[int, int, str]:
     """The order in which a run goes: state.json lists its stages by name."""
     top, _, rest = stage.name.partition("/")
     i_round = int(top.removeprefix("round-")) if top.startswith("round-") else 10**6 if top == "answers" else 0
-    known = [k for k, name in enumerate(FLOW) if (rest if i_round and rest and top != "answers" else top).startswith(name)]
+    known = [
+        k for k, name in enumerate(FLOW) if (rest if i_round and rest and top != "answers" else top).startswith(name)
+    ]
     return i_round, known[0] if known else FLOW.index("evaluation") - 1, stage.name
 
 
@@ -224,7 +229,9 @@ def prompt_of(messages: Iterable[Facts]) -> Prompt:
 def prompt_from_text(text: str) -> Prompt | None:
     """The prompt that `Prompt.text` made these lines of; None where they cannot be told apart."""
     parts = re.split(r"^(system|user|assistant): ", text, flags=re.MULTILINE)
-    turns = [{"role": role, "content": said.removesuffix("\n")} for role, said in zip(parts[1::2], parts[2::2], strict=True)]
+    turns = [
+        {"role": role, "content": said.removesuffix("\n")} for role, said in zip(parts[1::2], parts[2::2], strict=True)
+    ]
     return prompt_of(turns) if turns and turns[-1]["role"] == "user" else None
 
 
@@ -246,7 +253,9 @@ def _stored(folder: Path, shown: list[str], settings: Facts) -> _Stored:
     if not (folder / "store.db").is_file():
         return _Stored((), (), frozenset())
     with open_store(folder / "store.db") as store:
-        shares = sorted((_share(store, n, k) for n, k in labeler_kinds(store).items()), key=lambda s: (-s.judgements, s.name))
+        shares = sorted(
+            (_share(store, n, k) for n, k in labeler_kinds(store).items()), key=lambda s: (-s.judgements, s.name)
+        )
         harmful = {p.id for p in get_prompts(store, has_prompts(store, shown)) if _is_harmful(p.source, settings)}
         return _Stored(tuple(shares), tuple(_versions(store)), frozenset(harmful))
 
@@ -260,7 +269,7 @@ def _by_kind(labelers: Iterable[LabelerShare], n: Callable[[LabelerShare], int])
 
 
 def _is_harmful(source: str, settings: Facts) -> bool:
-    """By the source's own name, or by that of a file that was read under it (`harmless-base/train.jsonl.gz` is `train`)."""
+    """By the source's name, or by that of a file that was read under it: `harmless-base/train.jsonl.gz` is `train`."""
     data = settings["data"]
     paths = [p for kind in ("demonstrations", "prompts", "comparisons") for p in data[kind]]
     named = {Path(p).name.split(".")[0] for p in paths if HARMFUL in p.lower()}

@@ -1,5 +1,6 @@
 """What the run did, in plain words, from its figures alone. A run that failed is told as one that failed."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -9,10 +10,12 @@ from tutelage.report.read import Facts, RewardFacts, Round, RunFacts
 from tutelage.report.text import counted, duration, listed, number, percent, span
 
 Verdict = Literal["won", "lost", "open", "unfinished"]
+AGAINST: dict[Verdict, str] = {"won": "beats", "lost": "loses to", "open": "cannot be told apart from"}
 SIMULATED = (
-    "The labellers of this run are SIMULATED: programs with a known taste and a known error, not people. The figures show "
-    "that the method recovers that taste; they say nothing about what people would prefer."
+    "The labellers of this run are SIMULATED: programs with a known taste and a known error, not people. "
+    "The figures tell how well the method recovers that taste; they say nothing about what people would prefer."
 )
+FEWER = 0.85  # of SFT's share of different answers: below it the page says that variety was lost
 KINDS = {"human": "people", "model": "models", "simulated": "SIMULATED labellers", "import": "imported data"}
 
 
@@ -97,19 +100,14 @@ def _headline(run: RunFacts, found: Outcome | None) -> tuple[Verdict, str]:
     if found is None:
         now = [s for s in run.stages if s.state != "done"]
         return "unfinished", f"Not finished: {now[-1].what}." if now else "Not finished: nothing has been compared yet."
-    more = "" if run.summary else " The run is not finished."
     if found.win is None:
         win = _figures(run.measured[-1])["win_rates"][f"{found.newest} against SFT"]
-        ended = {"won": "beat it", "lost": "lost to it", "open": "could not be told apart from it", "unfinished": ""}
-        return (
-            "lost" if verdict_of(win) == "lost" else "open",
-            f"No policy was promoted: the supervised model stays. {_name(found.newest)} {ended[verdict_of(win)]}, winning "
-            f"{_rate(win)}.{more}",
-        )  # fmt: skip
-    verdict = verdict_of(found.win)
-    says = {"won": "beats the supervised model", "lost": "loses to the supervised model", "open": "cannot be told apart from the supervised model", "unfinished": ""}  # fmt: skip
-    later = "" if found.is_promoted else f" {_name(found.newest)} was not promoted."
-    return verdict, f"The final policy ({found.best}) {says[verdict]}: it wins {_rate(found.win)}.{later}{more}"
+        verdict: Verdict = "lost" if verdict_of(win) == "lost" else "open"
+        says = f"{_name(found.newest)} {AGAINST[verdict_of(win)]} it: it wins {_rate(win)}."
+        return verdict, f"No policy was promoted: the supervised model stays. {says}"
+    who = "The final policy" if run.summary else "The best policy so far"
+    says = f"{who} ({found.best}) {AGAINST[verdict_of(found.win)]} the supervised model: it wins {_rate(found.win)}."
+    return verdict_of(found.win), says + ("" if found.is_promoted else f" {_name(found.newest)} was not promoted.")
 
 
 def _name(policy: str) -> str:
@@ -117,7 +115,9 @@ def _name(policy: str) -> str:
 
 
 def _rate(win: Facts) -> str:
-    return f"{percent(win['rate'])} of {counted(win['n'], 'unseen prompt')} (95% interval {span(win['low'], win['high'])})"
+    return (
+        f"{percent(win['rate'])} of {counted(win['n'], 'unseen prompt')} (95% interval {span(win['low'], win['high'])})"
+    )
 
 
 def _tiles(run: RunFacts, found: Outcome | None) -> Iterator[Tile]:
@@ -125,7 +125,12 @@ def _tiles(run: RunFacts, found: Outcome | None) -> Iterator[Tile]:
         last = _figures(run.measured[-1])
         name = found.newest if found.win is None else found.best
         win = found.win or last["win_rates"][f"{name} against SFT"]
-        yield Tile(f"{_name(name)} wins against SFT", percent(win["rate"]), f"{span(win['low'], win['high'])}, n {win['n']}", verdict_of(win))
+        yield Tile(
+            f"{_name(name)} wins against SFT",
+            percent(win["rate"]),
+            f"{span(win['low'], win['high'])}, n {win['n']}",
+            verdict_of(win),
+        )
         kl = next(_figures(r)["kl"] for r in run.measured if _figures(r)["newest"] == name)
         yield Tile("KL spent", f"{number(kl['kl'])} nats", f"± {number(1.96 * kl['kl_se'])}, a sequence, from SFT")
         promoted = [_figures(r)["newest"] for r in run.measured if _figures(r)["promoted"]]
@@ -134,9 +139,15 @@ def _tiles(run: RunFacts, found: Outcome | None) -> Iterator[Tile]:
     if run.n_rankings:
         yield Tile("Rankings", f"{sum(run.n_rankings.values()):,}", f"by {listed([KINDS[k] for k in run.n_rankings])}")
     n_alarms = sum(len(r.alarms) for r in run.rounds)
+    n_kinds = len({a["name"] for r in run.rounds for a in r.alarms})
     if any(r.rl for r in run.rounds):
         stopped = any(r.rl and r.rl.facts and r.rl.facts["stopped"] for r in run.rounds)
-        yield Tile("Alarms", str(n_alarms) if n_alarms else "none", "one stopped RL" if stopped else "in RL", "lost" if stopped else "")
+        yield Tile(
+            "Alarms",
+            str(n_alarms) if n_alarms else "none",
+            "one stopped RL" if stopped else f"in RL, {counted(n_kinds, 'kind')}" if n_alarms else "in RL",
+            "lost" if stopped else "",
+        )
     seconds = sum(s.seconds or 0.0 for s in run.stages)
     memory = f"{run.summary['peak_memory_gb']:.1f} GB at most" if run.summary else "so far"
     yield Tile("Time", duration(seconds), memory)
@@ -148,13 +159,14 @@ def _start(run: RunFacts) -> Iterator[str]:
         facts = run.sft.facts
         who = _makers(run)
         yield (
-            f"Supervised fine-tuning (SFT) learned from {counted(facts['demonstrations'], 'demonstration')}{who}; held-out loss was "
-            f"lowest after epoch {facts['epoch']}, at {number(facts['held_out_loss'])} nats a token."
+            f"Supervised fine-tuning (SFT) learned from {counted(facts['demonstrations'], 'demonstration')}{who}; "
+            f"held-out loss was lowest after epoch {facts['epoch']}, at {number(facts['held_out_loss'])} nats a token."
         )
         if facts["too_long"]:
             yield f"{counted(facts['too_long'], 'demonstration')} did not fit the window and were left out."
     elif run.sft:
-        yield f"Supervised fine-tuning has made {counted(len([r for r in run.sft.rows if 'loss' in r]), 'update')} so far."
+        n_updates = sum("loss" in row for row in run.sft.rows)
+        yield f"Supervised fine-tuning has made {counted(n_updates, 'update')} so far."
 
 
 def _makers(run: RunFacts) -> str:
@@ -174,8 +186,16 @@ def _round(run: RunFacts, r: Round) -> dict[str, Iterable[str]]:
 def _judged(run: RunFacts, r: Round) -> Iterator[str]:
     if r.labels and r.labels["simulated"]:
         n = run.config["simulate"]["n_labelers"]
-        ties = f"{percent(r.labels['ties'] / r.labels['pairs'])} of the pairs were ties" if r.labels["pairs"] else "there was no pair"
-        agree = "" if r.labels["agreement"] is None else f" Two of them agree on {percent(r.labels['agreement'])} of the pairs."
+        ties = (
+            f"{percent(r.labels['ties'] / r.labels['pairs'])} of the pairs were ties"
+            if r.labels["pairs"]
+            else "there was no pair"
+        )
+        agree = (
+            ""
+            if r.labels["agreement"] is None
+            else f" Two of them agree on {percent(r.labels['agreement'])} of the pairs."
+        )
         yield f"{n} SIMULATED labellers gave {counted(r.labels['rankings'], 'ranking')}; {ties}.{agree}"
     elif r.labels:
         yield f"People gave {counted(r.labels['rankings'], 'ranking')}."
@@ -190,18 +210,25 @@ def _learned(one: RewardFacts) -> Iterator[str]:
     if one.card is None or one.name not in ("reward-0", "reward-held-out"):
         return
     card = one.card
-    accuracy = f"{percent(card['accuracy'])} of {card['n']:,} unseen pairs ({span(card['accuracy_low'], card['accuracy_high'])})"
+    interval = span(card["accuracy_low"], card["accuracy_high"])
     if one.name == "reward-0":
-        ceiling = "" if card["agreement"] is None else f"; two labellers agree on {percent(card['agreement'])} of these"
+        ceiling = (
+            ""
+            if card["agreement"] is None
+            else f"; where two labellers both chose, they agree on {percent(card['agreement'])}"
+        )
         yield (
-            f"It learned from {counted(card['rankings'], 'ranking')} and orders {accuracy} as the labellers did, where "
-            f"always preferring the longer answer is right in {percent(card['longer_wins_accuracy'])}{ceiling}."
+            f"It learned from {counted(card['rankings'], 'ranking')} and orders {percent(card['accuracy'])} of "
+            f"{card['n']:,} unseen pairs ({interval}) as the labellers did, where always preferring the longer "
+            f"answer is right in {percent(card['longer_wins_accuracy'])}{ceiling}."
         )
     else:
         yield (
             f"Another one, from {counted(card['rankings'], 'other ranking')}, is held out to watch RL; it orders "
-            f"{percent(card['accuracy'])} right."
+            f"{percent(card['accuracy'])} right ({interval})."
         )
+        if card["accuracy_low"] <= 0.5:
+            yield "That cannot be told from chance, so it watches badly: collect more comparisons."
 
 
 def _optimised(run: RunFacts, r: Round) -> Iterator[str]:
@@ -214,17 +241,23 @@ def _optimised(run: RunFacts, r: Round) -> Iterator[str]:
         yield f"{name} has made {done} of {planned} updates."
         return
     stopped = f" and was stopped ({r.rl.facts['stopped']})" if r.rl.facts["stopped"] else ""
-    chosen = "its start: no later policy had more held-out reward within the KL budget" if best == 0 else f"the one after {best} updates"
+    chosen = (
+        "its start: no later policy had more held-out reward within the KL budget"
+        if best == 0
+        else f"the one after {best} updates"
+    )
     yield f"{name} made {done} of {planned} updates{stopped}; the best policy by held-out reward is {chosen}."
-    names = sorted({a["name"] for a in r.alarms})
+    rang = Counter(a["name"] for a in r.alarms)
+    names = [f"{name} ({n} times)" if n > 1 else name for name, n in sorted(rang.items())]
     yield f"{counted(len(r.alarms), 'alarm')} rang: {listed(names)}." if names else "No alarm rang."
 
 
 def _compared(figures: Facts) -> Iterator[str]:
     win, kl = figures["win_rates"][f"{figures['newest']} against SFT"], figures["kl"]
     yield (
-        f"Its answers win against SFT on {_rate(win)}, and {percent(win['length_controlled'])} when lengths are made equal; judge: "
-        f"{figures['judge']}. That cost {number(kl['kl'])} ± {number(1.96 * kl['kl_se'])} nats of KL a sequence."
+        f"Its answers win against SFT on {_rate(win)}, and {percent(win['length_controlled'])} when lengths are made "
+        f"equal; judge: {figures['judge']}. "
+        f"That cost {number(kl['kl'])} ± {number(1.96 * kl['kl_se'])} nats of KL a sequence."
     )
     if figures["promoted"]:
         yield "The gate promoted it."
@@ -236,13 +269,19 @@ def _caution(run: RunFacts, found: Outcome | None) -> Iterator[str]:
     if run.is_simulated:
         yield "The judge is the simulated taste itself, so a win is a win in the eyes of a program, not of people."
     elif found:
-        yield "The judge is a reward model that RL never saw, not people: before trusting a win, have people compare answers."
+        yield "The judge is a reward model that RL never saw, not people: have people compare before trusting a win."
     if found is None:
         return
     win = found.win or _figures(run.measured[-1])["win_rates"][f"{found.newest} against SFT"]
     if win["rate"] > 0.5 >= win["length_controlled"]:
         yield "At equal lengths the win is gone: the policy wins by writing answers of another length."
-    policy = _figures(run.measured[-1])["policies"][found.newest]
+    policies = _figures(run.measured[-1])["policies"]
+    policy, sft = policies[found.newest], policies["SFT"]
+    if policy["unique"] < FEWER * sft["unique"]:
+        yield (
+            f"The answers became more alike: {percent(policy['unique'])} of {found.newest}'s differ, of SFT's "
+            f"{percent(sft['unique'])}. Read the samples."
+        )
     if policy["unfinished"] > 0.05:
         yield f"{percent(policy['unfinished'])} of {found.newest}'s answers have no end."
-    yield "One run is one seed: RL differs from seed to seed by more than these intervals, which are over prompts alone."
+    yield "One run is one seed; the intervals are over prompts alone, and RL can differ by more from seed to seed."

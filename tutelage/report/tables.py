@@ -1,7 +1,7 @@
 """Figures in rows and columns: win rates, what answers are like, reward models, alarms, lineage. Draws nothing."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -12,6 +12,8 @@ from tutelage.report.read import Facts, RewardFacts, Round, RunFacts, prompt_fro
 from tutelage.report.text import Piece, cut, marked, number, percent, span
 from tutelage.train.detectors import reward_model_alarms
 
+MOST_STEPS = 8  # updates that an alarm names one by one
+MOST_LETTERS = 40  # of a name in a chart
 MOST_ROWS = 16  # of sources or labelers in a chart
 
 
@@ -32,11 +34,12 @@ class Win:
 def wins(run: RunFacts) -> list[Win]:
     """Each pair once, as last measured: SFT against base first, then round by round."""
     found = {k: w for r in run.measured for k, w in (r.figures or {})["win_rates"].items()}
-    rows = [_win(*key.split(" against "), w) for key, w in found.items()]
+    rows = [_win(key, w) for key, w in found.items()]
     return sorted(rows, key=lambda w: (_rank(w.ours), _rank(w.theirs)))
 
 
-def _win(ours: str, theirs: str, facts: Facts) -> Win:
+def _win(key: str, facts: Facts) -> Win:
+    ours, theirs = key.split(" against ")
     return Win(ours, theirs, policy_css(ours), facts)
 
 
@@ -78,12 +81,20 @@ class Sheet:
 
 
 BEHAVIOUR = (
-    ("judge", "Judge's score", "{:.2f}"), ("proxy", "Optimised reward", "{:.2f}"), ("held_out", "Held-out reward", "{:.2f}"),
-    ("length", "Length, tokens", "{:.1f}"), ("words", "Length, words", "{:.1f}"), ("unfinished", "Without an end", "{:.1%}"),
-    ("empty", "Empty", "{:.1%}"), ("refusals", "Refusals", "{:.1%}"), ("unique", "Different answers", "{:.1%}"),
-    ("distinct_1", "Distinct words", "{:.3f}"), ("distinct_2", "Distinct word pairs", "{:.3f}"),
-    ("self_bleu", "Self-BLEU", "{:.3f}"), ("repetition", "Repeats of the commonest phrase", "{:.2f}"),
-)  # fmt: skip
+    ("judge", "Judge's score", "{:.2f}"),
+    ("proxy", "Optimised reward", "{:.2f}"),
+    ("held_out", "Held-out reward", "{:.2f}"),
+    ("length", "Length, tokens", "{:.1f}"),
+    ("words", "Length, words", "{:.1f}"),
+    ("unfinished", "Without an end", "{:.1%}"),
+    ("empty", "Empty", "{:.1%}"),
+    ("refusals", "Refusals", "{:.1%}"),
+    ("unique", "Different answers", "{:.1%}"),
+    ("distinct_1", "Distinct words", "{:.3f}"),
+    ("distinct_2", "Distinct word pairs", "{:.3f}"),
+    ("self_bleu", "Self-BLEU", "{:.3f}"),
+    ("repetition", "Repeats of the commonest phrase", "{:.2f}"),
+)
 
 
 def behaviour(run: RunFacts) -> Sheet | None:
@@ -94,13 +105,10 @@ def behaviour(run: RunFacts) -> Sheet | None:
     names = sorted(policies, key=_rank)
     lines = []
     for key, title, form in BEHAVIOUR:
-        cells = tuple(form.format(policies[n][key]).replace("-", "−") for n in names)
+        lines.append(Line(title, tuple(form.format(policies[n][key]).replace("-", "−") for n in names)))
         if key == "judge":
-            cells = tuple(
-                f"{c} ({number(policies[n]['judge_low'])} to {number(policies[n]['judge_high'])})"
-                for c, n in zip(cells, names, strict=True)
-            )
-        lines.append(Line(title, cells))
+            ends = [(policies[n]["judge_low"], policies[n]["judge_high"]) for n in names]
+            lines.append(Line("95% interval of it", tuple(f"{number(low)} to {number(high)}" for low, high in ends)))
     return Sheet(tuple((n, f"t-{policy_css(n)}") for n in names), tuple(lines))
 
 
@@ -135,7 +143,10 @@ def reward_parts(run: RunFacts) -> list[RewardPart]:
 
 def _by(title: str, parts: Facts) -> Markup:
     most = sorted(parts.items(), key=lambda kv: -kv[1]["n"])[:MOST_ROWS]
-    rows = [Estimate(f"{name} (n {a['n']:,})", "c-proxy", a["accuracy"], a["low"], a["high"]) for name, a in most]
+    rows = [
+        Estimate(f"{name[:MOST_LETTERS]} (n {a['n']:,})", "c-proxy", a["accuracy"], a["low"], a["high"])
+        for name, a in most
+    ]
     return dot_chart(title, rows)
 
 
@@ -150,27 +161,37 @@ def _reward_sheet(models: list[RewardFacts]) -> Sheet:
 
     lines = (
         line("Rankings learned from", lambda c: f"{c['rankings']:,}"),
-        line("Accuracy on held-out pairs", lambda c: percent(c["accuracy"]), "untied pairs of prompts that it never saw"),
+        line("Accuracy on held-out pairs", lambda c: percent(c["accuracy"]), "untied pairs, prompts that it never saw"),
         line("95% interval", lambda c: span(c["accuracy_low"], c["accuracy_high"])),
         line("Held-out pairs (and ties)", lambda c: f"{c['n']:,} ({c['n_ties']:,})"),
-        line("Better answer shown second", lambda c: percent(c["accuracy_better_second"]), "equal to the accuracy, or order leaks"),
-        line("Labellers agree on", lambda c: "–" if c["agreement"] is None else percent(c["agreement"]), "the ceiling; – where nobody judged twice"),
+        line(
+            "Better answer shown second", lambda c: percent(c["accuracy_better_second"]),
+            "equal to the accuracy, or order leaks",
+        ),
+        line(
+            "Labellers agree on", lambda c: "–" if c["agreement"] is None else percent(c["agreement"]),
+            "the ceiling: pairs that two of them both told apart",
+        ),
         line("Always the longer answer", lambda c: percent(c["longer_wins_accuracy"]), "a baseline that reads nothing"),
         line("Where the better one is longer", lambda c: part(c["when_longer_wins"])),
         line("Where the better one is shorter", lambda c: part(c["when_shorter_wins"])),
         line("Correlation of score and length", lambda c: number(c["length_corr"])),
         line("Calibration error (ECE)", lambda c: f"{c['ece']:.3f}", "0 is best"),
-        line("Temperature that would calibrate", lambda c: "–" if c["temperature"] is None else number(c["temperature"])),
+        line("Calibrating temperature", lambda c: "–" if c["temperature"] is None else number(c["temperature"])),
     )  # fmt: skip
-    return Sheet(tuple((reward_name(m.name), "t-c-held-out" if m.name == "reward-held-out" else "t-c-proxy") for m in models), lines)
+    return Sheet(
+        tuple((reward_name(m.name), "t-c-held-out" if m.name == "reward-held-out" else "t-c-proxy") for m in models),
+        lines,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class AlarmRow:
-    """An alarm with where it rang."""
+    """An alarm with where it rang; one that rang again and again stands once, as last seen."""
 
     where: str
     facts: Facts
+    first: str  # what it saw at first, where it rang more than once
 
 
 def alarms(run: RunFacts) -> list[AlarmRow]:
@@ -180,14 +201,28 @@ def alarms(run: RunFacts) -> list[AlarmRow]:
         cards = [one.card for one in r.rewards if one.name == "reward-0" and one.card]
         for c in cards:
             rang = reward_model_alarms(
-                correct=round(c["accuracy"] * c["n"]), n=c["n"], length_only=c["longer_wins_accuracy"], agreement=c["agreement"]
+                correct=round(c["accuracy"] * c["n"]),
+                n=c["n"],
+                length_only=c["longer_wins_accuracy"],
+                agreement=c["agreement"],
             )
-            found += [
-                AlarmRow(f"round {r.i}, reward model", {"name": a.name, "saw": a.saw, "cause": a.cause, "advice": a.advice, "action": a.action})
-                for a in rang
-            ]
-        found += [AlarmRow(f"round {r.i}, update {a['step']}", a) for a in r.alarms]
+            found += [AlarmRow(f"round {r.i}, reward model", asdict(a), "") for a in rang]
+        found += _rang(r)
     return found
+
+
+def _rang(r: Round) -> Iterator[AlarmRow]:
+    kinds = dict.fromkeys((a["name"], a["action"]) for a in r.alarms)
+    for kind in kinds:
+        same = [a for a in r.alarms if (a["name"], a["action"]) == kind]
+        steps = [str(a["step"]) for a in same]
+        some = (
+            ", ".join(steps)
+            if len(steps) <= MOST_STEPS
+            else f"{', '.join(steps[:3])} … {steps[-1]} ({len(steps)} times)"
+        )
+        where = f"round {r.i}, update{'s' if len(steps) > 1 else ''} {some}"
+        yield AlarmRow(where, same[-1], same[0]["saw"] if len(same) > 1 else "")
 
 
 @dataclass(frozen=True, slots=True)

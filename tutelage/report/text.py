@@ -1,4 +1,4 @@
-"""Words and numbers as the page shows them. Model text is untrusted: what could hide or turn it around is made visible."""
+"""Words and numbers as the page shows them. Model text is untrusted: what could hide or turn it is made visible."""
 
 import difflib
 import re

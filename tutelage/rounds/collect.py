@@ -106,9 +106,9 @@ def label(run: Run, i_round: int, groups: Sequence[tuple[Prompt, Sequence[Comple
             overlap=recipe.collect.overlap,
         )
         say(
-            f"  {found.n_rankings} rankings by SIMULATED labellers, {found.n_pairs} pairs, {found.n_ties} of them ties; "
-            f"two labellers agree on {_percent(found.agreement)}, a label is right in {_percent(found.accuracy)} of "
-            f"the pairs"
+            f"  {found.n_rankings} rankings by SIMULATED labellers, {found.n_pairs} pairs, {found.n_ties} of them "
+            f"ties; two labellers agree on {_percent(found.agreement)}, a label is right in "
+            f"{_percent(found.accuracy)} of the pairs"
         )
         with published(folder) as aside:
             figures = {

@@ -64,10 +64,19 @@ def user_turn(text: str) -> Message:
     return Message(role="user", content=text)
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """JSON Lines, compressed by the name, whole or not at all."""
+def check_rows_path(path: Path | None) -> None:
+    """Refuses what `write_rows` would refuse, before hours are spent on the rows."""
+    if path is None:
+        return
     if kind_of(path) != ".jsonl":
         raise DataError(f"{path}: rows are written as JSON Lines. Name the file .jsonl, or .jsonl.gz and the like.")
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: its folder does not exist. Make the folder first.")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON Lines, compressed by the name, whole or not at all."""
+    check_rows_path(path)
     with written(path) as out:
         for row in rows:
             out.write((json.dumps(row, ensure_ascii=False) + "\n").encode())

@@ -28,8 +28,8 @@ class EngineSampler:
     ) -> None:
         if not sampling.is_policy_itself:
             raise ConfigError(
-                f"sampling.top_p = {sampling.top_p}, top_k = {sampling.top_k}, temperature = {sampling.temperature}: RL "
-                f"learns from the policy's own distribution. Set top_p = 1, top_k = 0 and a temperature above 0."
+                f"sampling.top_p = {sampling.top_p}, top_k = {sampling.top_k}, temperature = {sampling.temperature}: "
+                f"RL learns from the policy's own distribution. Set top_p = 1, top_k = 0 and a temperature above 0."
             )
         self._engine = Engine(model, end_id=chat.end_id, window=chat.window, config=engine)
         self._chat, self._sampling, self._seed = chat, sampling, seed

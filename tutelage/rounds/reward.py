@@ -209,8 +209,8 @@ def _set_scale(
     spread = float(of_policy.std()) if len(of_policy) > 1 else 0.0
     if not spread > 1e-6:
         raise TrainingError(
-            "the reward model gives every answer the same score: it learned nothing. Collect more comparisons, or raise "
-            "its learning rate."
+            "the reward model gives every answer the same score: it learned nothing. Collect more comparisons, or "
+            "raise its learning rate."
         )
     model.normalise(float(of_people.mean()), spread)
 
