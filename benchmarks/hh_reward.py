@@ -24,11 +24,10 @@ from tutelage.evals.reward_model import evaluate
 from tutelage.formats.detect import read_feedback
 from tutelage.model.reward_model import RewardModel, new_reward_model
 from tutelage.reward.scorer import Scorer
-from tutelage.rounds.recipe import has_fast_bf16
 from tutelage.stats.dedupe import normalise
 from tutelage.stats.intervals import wilson
 from tutelage.train import reward_model as loop
-from tutelage.train.learner import ComputeConfig
+from tutelage.train.learner import ComputeConfig, has_fast_bf16
 from tutelage.train.optim import OptimConfig
 from tutelage.types import RankedGroup
 

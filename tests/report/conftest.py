@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -339,7 +339,21 @@ def lines(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_disk() -> Iterator[None]:
+    """These directories need not outlive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda fd: None)
+        yield
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Made]:
     """(settings) -> a run directory that `write` puts on the disk."""
     return lambda **settings: Made(tmp_path / "a-run", **settings)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that no test changes, but for its report.html."""
+    return Made(tmp_path_factory.mktemp("finished") / "a-run").write()

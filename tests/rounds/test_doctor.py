@@ -90,6 +90,6 @@ def test_demonstrations_longer_than_the_window_are_found(recipe):
 
 def test_prompts_without_room_for_an_answer_are_found(recipe):
     assert found(recipe(more="[sampling]\nmax_new_tokens = 94\n"))["prompt lengths"].state == "bad"
-    long = [{"prompt": f"Is pool {i} open? " + "kettle " * 30} for i in range(40)]
+    long = [{"prompt": f"Is pool {i} open? " + "kettle " * 60} for i in range(40)]
     some = found(recipe(prompts=[*PROMPTS, *long]))["prompt lengths"]
     assert some.state == "warn" and "would be left out" in some.what

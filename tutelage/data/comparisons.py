@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tutelage.data.batch import TokenBatch, collate
 from tutelage.errors import DataError
+from tutelage.store.snapshot import RatedText
 from tutelage.types import Prompt, RankedGroup
 
 TokenIds = Callable[[Prompt, str], list[int]]
@@ -59,6 +60,33 @@ def ranked_rows(groups: Sequence[RankedGroup], token_ids: TokenIds) -> tuple[lis
             f"is none. Collect or import comparisons first, or use a reward model with a longer window."
         )
     return rows, len(groups) - len(rows)
+
+
+def rankings_from_ratings(rated: Sequence[RatedText]) -> list[RankedGroup]:
+    """One ranking for each prompt, labeler and aspect that has grades of two texts or more: higher is better, equal ties.
+
+    More than 9 texts of one prompt are cut to the first 9.
+    """
+    found: dict[tuple[str, str, str], dict[str, RatedText]] = {}
+    for r in rated:
+        found.setdefault((r.prompt.id, r.labeler, r.aspect), {})[r.text] = r
+    groups = []
+    for grades in found.values():
+        part = list(grades.values())[:9]
+        if len(part) < 2:
+            continue
+        order = sorted({r.value for r in part}, reverse=True)
+        groups.append(
+            RankedGroup(
+                prompt=part[0].prompt,
+                texts=tuple(r.text for r in part),
+                tiers=tuple(order.index(r.value) + 1 for r in part),
+                labeler=part[0].labeler,
+                source=part[0].source,
+                aspect=part[0].aspect,
+            )
+        )
+    return groups
 
 
 def comparison_batch(rows: Sequence[RankedRows]) -> ComparisonBatch:

@@ -1,11 +1,12 @@
 """Writes a run's report.html: one file, no script, no request. What models and people wrote is escaped."""
 
 import os
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tutelage import __version__
@@ -17,7 +18,6 @@ from tutelage.report.read import RunFacts, read_run
 from tutelage.report.story import KINDS, tell
 from tutelage.report.text import clean, duration, number, percent, span
 
-TEMPLATE = "report.html"
 LIBRARIES = ("torch", "transformers", "numpy")
 
 
@@ -34,6 +34,11 @@ def write_report(folder: Path) -> Path:
 
 def render(run: RunFacts) -> str:
     """The page as text."""
+    return _template().render(**_views(run))
+
+
+@cache
+def _template() -> Template:
     # `finalize` sees every value before it is escaped: no text reaches the page with its control characters.
     environment = Environment(
         loader=PackageLoader("tutelage.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -41,7 +46,7 @@ def render(run: RunFacts) -> str:
     )  # fmt: skip
     environment.filters |= {"percent": percent, "number": number, "duration": duration}
     environment.globals |= {"span": span, "kinds": KINDS}
-    return environment.get_template(TEMPLATE).render(**_views(run))
+    return environment.get_template("report.html")
 
 
 def _clean(value: Any) -> Any:

@@ -42,7 +42,7 @@ def marked(text: str, against: str | None) -> tuple[Piece, ...]:
     text = cut(text)
     if against is None or not text.strip():
         return (Piece(text, False),)
-    ours, theirs = re.findall(r"\S+\s*", text), re.findall(r"\S+", against)
+    ours, theirs = re.findall(r"\s*\S+\s*", text), re.findall(r"\S+", against)
     match = difflib.SequenceMatcher(None, [w.strip() for w in ours], theirs, autojunk=False)
     pieces = [Piece("".join(ours[i:j]), kind != "equal") for kind, i, j, _, _ in match.get_opcodes() if j > i]
     n_new = sum(j - i for kind, i, j, _, _ in match.get_opcodes() if kind != "equal")

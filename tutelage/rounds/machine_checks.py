@@ -16,9 +16,9 @@ from tutelage.errors import DiskError
 from tutelage.publish import disk_errors
 from tutelage.rounds.files import prompt_of
 from tutelage.rounds.findings import Check, attempt
-from tutelage.rounds.recipe import has_fast_bf16
 from tutelage.store.db import WAL_FLOOR, open_store
 from tutelage.store.prompts import add_prompts, get_prompts
+from tutelage.train.learner import has_fast_bf16
 
 MIN_DISK_GB, MIN_MEMORY_GB, FAIR_MEMORY_GB = 2.0, 2.0, 4.0
 MIN_WRITE_MB_S = 20.0  # below, checkpoints hold a run up

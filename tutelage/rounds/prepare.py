@@ -19,6 +19,7 @@ from tutelage.model.checkpoint import LINEAGE, read_lineage, save_causal, weight
 from tutelage.model.load import load_causal
 from tutelage.model.lora import Adapter
 from tutelage.publish import is_published, published, write_json
+from tutelage.rounds.pretraining import pretrain_into
 from tutelage.rounds.run import Run, Stage
 from tutelage.seed import derive
 from tutelage.store import feedback as feedback_store
@@ -130,14 +131,17 @@ def register(
 
 
 def base(run: Run) -> Path:
-    """Loads the base model once, so that a bad folder is found before any work, and names its weights."""
+    """Trains the base model where the recipe says so, or loads it once, so that a bad folder is found before any work, and names its weights."""
     folder = run.folder / "base"
+    source = run.recipe.base
+    if run.recipe.pretraining is not None:
+        source = str(pretrain_into(run.recipe.pretraining, run.folder / "pretraining"))
     if not run.is_done(folder):
-        with run.stage(folder, f"opening {run.recipe.base}"):
-            model, chat = load_causal(run.recipe.base)
+        with run.stage(folder, f"opening {source}"):
+            model, chat = load_causal(source)
             sha = weights_sha(model.hf.state_dict())
             save_causal(
-                folder, model, chat, {"stage": "base", "source": run.recipe.base, "weights": sha}, dtype=torch.float32
+                folder, model, chat, {"stage": "base", "source": source, "weights": sha}, dtype=torch.float32
             )
     register(run, folder, parent=None)
     return folder

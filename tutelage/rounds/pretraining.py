@@ -15,10 +15,9 @@ from tutelage.model.checkpoint import LINEAGE, latest_state, save_state, weights
 from tutelage.model.load import new_llama
 from tutelage.model.tokenizer import train_bpe
 from tutelage.publish import RunLock, is_published, published, write_json
-from tutelage.rounds.recipe import has_fast_bf16
 from tutelage.seed import derive
 from tutelage.train import pretrain as loop
-from tutelage.train.learner import ComputeConfig
+from tutelage.train.learner import ComputeConfig, has_fast_bf16
 from tutelage.train.optim import OptimConfig
 
 
@@ -50,6 +49,14 @@ def run_pretraining(recipe: PretrainRecipe, folder: Path) -> dict[str, float]:
         if is_published(folder / "base"):
             raise ConfigError(f"{folder / 'base'} is already there. Choose a new --out to train another model.")
         return _train(recipe, folder)
+
+
+def pretrain_into(recipe: PretrainRecipe, folder: Path) -> Path:
+    """The same as the first stage of a run, which already owns its directory. Returns the model's folder."""
+    if not is_published(folder / "base"):
+        folder.mkdir(parents=True, exist_ok=True)
+        _train(recipe, folder)
+    return folder / "base"
 
 
 def _train(recipe: PretrainRecipe, folder: Path) -> dict[str, float]:

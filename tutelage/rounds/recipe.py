@@ -4,18 +4,17 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
-
 from tutelage.engine.engine import EngineConfig
 from tutelage.engine.request import SamplingConfig
 from tutelage.errors import ConfigError
 from tutelage.evals.gate import GateConfig
 from tutelage.model.lora import LoraSettings
 from tutelage.reward.scorer import Mode
+from tutelage.rounds.pretraining import PretrainRecipe
 from tutelage.simulate.labeller import LabellerConfig
 from tutelage.train.experience import UnfinishedConfig
 from tutelage.train.kl_control import KLConfig
-from tutelage.train.learner import ComputeConfig
+from tutelage.train.learner import ComputeConfig, has_fast_bf16
 from tutelage.train.monitor import MonitorConfig
 from tutelage.train.optim import OptimConfig
 from tutelage.train.ppo import PPOConfig
@@ -95,6 +94,7 @@ class RewardStage:
     held_out_share: float = 0.3  # share of the rankings, by prompt, that train the held-out reward model
     pretrain_on: tuple[str, ...] = ()  # files of other comparisons that all reward models learn first
     pretrain_limit: int = 0  # rankings of them at most; 0 = all
+    aspects: dict[str, float] = field(default_factory=dict)  # weights of the heads by name; empty = all aspects alike
     insist: bool = False  # run RL even on a reward model that cannot be told from chance
 
     def __post_init__(self) -> None:
@@ -126,6 +126,7 @@ class Recipe:
     """Everything that decides what a run does."""
 
     base: str = "bundled"  # model folder, hub name, or the bundled default
+    pretraining: PretrainRecipe | None = None  # train the base model from text first, instead of opening `base`
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -174,10 +175,3 @@ def resolved(recipe: Recipe) -> Recipe:
         precision = "bf16" if has_fast_bf16() else "fp32"
     threads = recipe.run.threads or len(os.sched_getaffinity(0))
     return replace(recipe, run=replace(recipe.run, precision=precision, threads=threads))
-
-
-def has_fast_bf16() -> bool:
-    """Whether bf16 passes are faster than fp32 here: a GPU, or a processor with bf16 instructions."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

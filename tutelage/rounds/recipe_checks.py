@@ -93,11 +93,11 @@ def supervised(train: Sequence[Demonstration], chat: Chat) -> Check:
 
 def lengths(prompts: Prompts, chat: Chat, recipe: Recipe) -> Check:
     """Whether prompts leave room for an answer."""
-    room = chat.window - recipe.sampling.max_new_tokens
+    room = min(chat.window - recipe.sampling.max_new_tokens, recipe.data.max_prompt_tokens or chat.window)
     some: Sequence[Prompt] = (*prompts.train, *prompts.valid, *prompts.test)[:N_LENGTHS]
     found = sorted(len(chat.prompt_ids(p)) for p in some)
     n_long = sum(n > room for n in found)
-    what = f"median {median(found):.0f}, longest {found[-1]} tokens; the window of {chat.window} leaves {room}"
+    what = f"median {median(found):.0f}, longest {found[-1]} tokens; they may have {room} in a window of {chat.window}"
     if n_long <= MAX_TOO_LONG * len(found):
         return Check("prompt lengths", "ok", f"{what}; {n_long} of {len(found)} are longer and would be left out")
     todo = "shorten prompts, lower sampling.max_new_tokens, or use a model with a longer window"

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from tutelage.data.comparisons import RankedRows, ranked_rows
-from tutelage.errors import DataError, TrainingError
+from tutelage.data.comparisons import RankedRows, ranked_rows, rankings_from_ratings
+from tutelage.errors import ConfigError, DataError, TrainingError
 from tutelage.evals.reward_model import RewardReport, evaluate
 from tutelage.formats.detect import read_feedback
 from tutelage.log import say
@@ -22,10 +22,10 @@ from tutelage.rounds.prepare import demonstrations, register, version_id
 from tutelage.rounds.run import Run, Stage
 from tutelage.seed import derive
 from tutelage.stats.dedupe import normalise
-from tutelage.store.snapshot import load_card, load_rankings
+from tutelage.store.snapshot import load_card, load_rankings, load_ratings
 from tutelage.train import reward_model as loop
 from tutelage.train.detectors import reward_model_alarms
-from tutelage.types import Demonstration, RankedGroup
+from tutelage.types import Demonstration, RankedGroup, Split
 
 N_CALIBRATION = 256  # demonstrations and answers that fix the zero and the unit of a score
 N_PROBES = 16
@@ -97,15 +97,20 @@ def other_comparisons(paths: Sequence[str], *, seed: int, limit: int) -> list[Ra
     return groups[:limit] if limit else groups
 
 
+def rankings(snapshot: Path, split: Split) -> list[RankedGroup]:
+    """Everything that compares: rankings, and grades by aspect as rankings of that aspect."""
+    return load_rankings(snapshot, split) + rankings_from_ratings(load_ratings(snapshot, split))
+
+
 def held_out_rankings(snapshot: Path) -> list[RankedGroup]:
-    """Rankings that no reward model learns from, nor is chosen by: both held-out parts measure."""
-    return load_rankings(snapshot, "valid") + load_rankings(snapshot, "test")
+    """Rankings that no reward model learns from: reward models choose nothing by them, so both held-out parts measure."""
+    return rankings(snapshot, "valid") + rankings(snapshot, "test")
 
 
 def train(run: Run, i_round: int, snapshot: Path, sft: Path, pretrained: Path | None) -> RewardModels:
     """All reward models of a round. Raises TrainingError when the optimised one cannot be told from chance."""
     settings, folder = run.recipe.reward_stage, run.folder / f"round-{i_round}"
-    groups, valid = load_rankings(snapshot, "train"), held_out_rankings(snapshot)
+    groups, valid = rankings(snapshot, "train"), held_out_rankings(snapshot)
     if not valid:
         raise DataError(
             f"{snapshot} holds no held-out ranking. Collect more comparisons, or raise data.valid_fraction."
@@ -137,17 +142,25 @@ def _one(
                 model = load_reward(pretrained)[0]
             else:
                 model = new_reward_model(
-                    settings.source or str(sft), settings.kind, aspects=_aspects(groups), seed=seed
+                    settings.source or str(sft), settings.kind, aspects=_aspects(groups, settings.aspects), seed=seed
                 )
             _fit(run, stage, model, groups, valid, seed, {"stage": "reward", "snapshot": load_card(snapshot).hash})
     register(run, folder, parent=version_id(sft), snapshot=load_card(snapshot).hash)
     return folder
 
 
-def _aspects(groups: Sequence[RankedGroup]) -> Mapping[str, float]:
-    """One head an aspect, all of equal weight."""
+def _aspects(groups: Sequence[RankedGroup], weights: Mapping[str, float]) -> Mapping[str, float]:
+    """One head an aspect; of equal weight where the recipe names none. Raises ConfigError for an aspect left out."""
     names = sorted({g.aspect for g in groups})
-    return {name: 1 / len(names) for name in names}
+    if not weights:
+        return {name: 1 / len(names) for name in names}
+    missing = [name for name in names if name not in weights]
+    if missing:
+        raise ConfigError(
+            f"reward_stage.aspects has no weight for {missing[0]!r}, but comparisons of it are there. "
+            f"Give it one (0 learns the head and leaves it out of the score)."
+        )
+    return weights
 
 
 def _fit(
@@ -261,7 +274,7 @@ def learning_curve(run: Run, i_round: int, snapshot: Path, sft: Path, pretrained
     shares, folder = run.recipe.evaluation.learning_curve, run.folder / f"round-{i_round}" / "learning-curve"
     if not shares or run.is_done(folder):
         return
-    groups, valid = load_rankings(snapshot, "train"), held_out_rankings(snapshot)
+    groups, valid = rankings(snapshot, "train"), held_out_rankings(snapshot)
     rows = []
     for share in sorted(shares):
         part = [g for g in groups if not is_held_out(f"curve|{g.prompt.id}", 1 - share)]

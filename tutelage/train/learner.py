@@ -38,6 +38,13 @@ class ComputeConfig:
             )
 
 
+def has_fast_bf16() -> bool:
+    """Whether bf16 passes are faster than fp32 here: a GPU, or a processor with bf16 instructions."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """One part of an update: these rows of this batch under this loss."""
