@@ -28,7 +28,6 @@ ONLY_IN = {
     "alembic": {"store"},
     "fastapi": {"label", "serve"},
     "jinja2": {"label", "serve", "report", "model"},  # model: the errors of a chat template
-    "matplotlib": {"report"},
     "peft": {"model"},
     "psycopg": {"store"},
     "pyarrow": {"formats", "store"},

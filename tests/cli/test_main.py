@@ -69,7 +69,7 @@ def test_wrong_use_ends_with_2_and_a_hint(tutelage, arguments):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(DataError("x"), 2), (RunInUseError("x"), 3), (TrainingError("x"), 1), (WaitingForLabels("x"), 0)],
+    [(DataError("x"), 2), (RunInUseError("x"), 3), (TrainingError("x"), 2), (WaitingForLabels("x"), 0)],
 )
 def test_an_error_of_ours_is_one_message_with_its_exit_code(tutelage, monkeypatch, error, code):
     def fail():

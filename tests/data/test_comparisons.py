@@ -59,3 +59,20 @@ def test_the_mask_stands_on_the_last_token_of_each_row(groups, token_ids):
     assert batch.mask_BT.sum(1).tolist() == [1] * 5
     assert batch.mask_BT.int().argmax(1).tolist() == (batch.length_B - 1).tolist()
     assert batch.token_BT[batch.mask_BT].tolist() == [1] * 5  # the end token
+
+
+def test_grades_of_one_labeler_become_a_ranking_with_ties():
+    from tutelage.data.comparisons import rankings_from_ratings
+    from tutelage.store.snapshot import RatedText
+    from tutelage.types import Message, Prompt
+
+    prompt = Prompt(messages=(Message(role="user", content="hi"),))
+
+    def rated(text, value, aspect="helpful", labeler="ann"):
+        return RatedText(prompt=prompt, text=text, aspect=aspect, value=value, labeler=labeler, source="s")
+
+    groups = rankings_from_ratings(
+        [rated("a", 6), rated("b", 2), rated("c", 6), rated("a", 1, "honest"), rated("b", 5, "honest"), rated("a", 3, labeler="bob")]
+    )
+    # Grades 6, 2, 6 are tiers 1, 2, 1; bob graded one text, which compares nothing.
+    assert [(g.aspect, g.texts, g.tiers) for g in groups] == [("helpful", ("a", "b", "c"), (1, 2, 1)), ("honest", ("a", "b"), (2, 1))]

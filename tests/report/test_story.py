@@ -50,7 +50,7 @@ def test_a_later_round_that_was_not_promoted_leaves_the_earlier_one(make):
     story, _ = told(made)
     assert story.headline.startswith("The final policy (round 1) beats the supervised model: it wins 71.0%")
     assert story.headline.endswith("Round 2 was not promoted.")
-    assert {t.title: t.value for t in story.tiles}["Gate"] == "1 of 2 rounds"
+    assert {t.title: t.value for t in story.tiles}["Gate"] == "1 of 2"
 
 
 def test_a_stopped_run_says_why(make):

@@ -165,3 +165,25 @@ def test_a_run_waits_for_people_and_says_how_many(tiny_base, tmp_path):
         run_recipe(recipe, tmp_path / "run")
     state = json.loads((tmp_path / "run" / "state.json").read_text())
     assert state["stages"]["round-1/labels"]["what"] == "waiting for labels: 0 of 50"
+
+
+def test_not_a_number_in_the_loss_ends_with_code_2_and_publishes_nothing(tiny_base, tmp_path):
+    out = tmp_path / "run"
+    settings = [f"base={tiny_base}", "sft_optim.lr=1e30", "sft_optim.warmup_steps=0"]
+    command = [sys.executable, "-m", "tutelage", "sft", str(TINY), "--out", str(out)]
+    done = subprocess.run([*command, *(a for s in settings for a in ("--set", s))], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "not finite" in done.stderr and "Traceback" not in done.stderr
+    assert not (out / "sft").exists()
+
+
+def test_a_full_disk_ends_with_code_2_and_the_run_goes_on_when_there_is_room(finished, tiny_base, tmp_path):
+    # A limit on file size stands for the full disk: the first model that is written is larger than it.
+    out = tmp_path / "run"
+    command = f"ulimit -f 100; exec {sys.executable} -m tutelage sft {TINY} --out {out} --set base={tiny_base}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "was not written" in done.stderr and "Traceback" not in done.stderr
+    assert not (out / "base").exists()
+    run_recipe(_recipe(tiny_base), out, until="sft")
+    assert (out / "sft" / "model.safetensors").read_bytes() == (finished[0] / "sft" / "model.safetensors").read_bytes()

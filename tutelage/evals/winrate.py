@@ -46,7 +46,9 @@ def win_rate(
     A judge of single answers has no order in which to show them, so one order is both orders.
     """
     gap = np.array(judge(prompts, ours)) - np.array(judge(prompts, theirs))
-    won = np.where(np.abs(gap) <= tie_width, 0.5, (gap > 0).astype(float))
+    # The same words are a tie by definition; a judge that rounds by company could tell them apart.
+    same = np.array([a.text == b.text for a, b in zip(ours, theirs, strict=True)])
+    won = np.where(same | (np.abs(gap) <= tie_width), 0.5, (gap > 0).astype(float))
     low, high = cluster_bootstrap(won, [p.id for p in prompts], seed=seed)
     controlled = length_controlled_minimal(won, [len(c.text) for c in ours], [len(c.text) for c in theirs])
     return WinRate(

@@ -134,8 +134,8 @@ def _tiles(run: RunFacts, found: Outcome | None) -> Iterator[Tile]:
         kl = next(_figures(r)["kl"] for r in run.measured if _figures(r)["newest"] == name)
         yield Tile("KL spent", f"{number(kl['kl'])} nats", f"± {number(1.96 * kl['kl_se'])}, a sequence, from SFT")
         promoted = [_figures(r)["newest"] for r in run.measured if _figures(r)["promoted"]]
-        n_rounds = counted(len(run.measured), "round")
-        yield Tile("Gate", f"{len(promoted)} of {n_rounds}", "promoted", "won" if last["promoted"] else "lost")
+        passed = f"{len(promoted)} of {len(run.measured)}"
+        yield Tile("Gate", passed, "rounds promoted", "won" if last["promoted"] else "lost")
     if run.n_rankings:
         yield Tile("Rankings", f"{sum(run.n_rankings.values()):,}", f"by {listed([KINDS[k] for k in run.n_rankings])}")
     n_alarms = sum(len(r.alarms) for r in run.rounds)
@@ -266,12 +266,12 @@ def _compared(figures: Facts) -> Iterator[str]:
 
 
 def _caution(run: RunFacts, found: Outcome | None) -> Iterator[str]:
-    if run.is_simulated:
-        yield "The judge is the simulated taste itself, so a win is a win in the eyes of a program, not of people."
-    elif found:
-        yield "The judge is a reward model that RL never saw, not people: have people compare before trusting a win."
     if found is None:
         return
+    if run.is_simulated:
+        yield "The judge is the simulated taste itself, so a win is a win in the eyes of a program, not of people."
+    else:
+        yield "The judge is a reward model that RL never saw, not people: have people compare before trusting a win."
     win = found.win or _figures(run.measured[-1])["win_rates"][f"{found.newest} against SFT"]
     if win["rate"] > 0.5 >= win["length_controlled"]:
         yield "At equal lengths the win is gone: the policy wins by writing answers of another length."

@@ -216,7 +216,7 @@ def _best_of_n(
     for n in ns:
         chosen = best_of_n(many, scores, n, group=group)
         rate = win_rate(part, chosen.chosen, single[: len(part)], judge, seed=seed)
-        found.append({"n": n, "kl": chosen.kl, **asdict(rate)})
+        found.append({"best_of": n, "kl": chosen.kl, **asdict(rate)})
     return found
 
 
