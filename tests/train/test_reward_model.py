@@ -336,3 +336,15 @@ def test_a_ranking_is_never_cut_in_two():
 def test_settings_that_cannot_be(wrong, message):
     with pytest.raises(ConfigError, match=message):
         RewardConfig(**wrong)
+
+
+def test_the_tie_parameter_starts_at_the_share_of_ties_in_the_data():
+    from types import SimpleNamespace
+
+    from tutelage.algo.preference_loss import davidson_prob, rao_kupper_prob
+
+    # One ranking of three with one tie: a share of 1/3, so nu = 2 (1/3) / (2/3) = 1.
+    start = reward_model.log_tie_of([SimpleNamespace(tiers=(1, 1, 2))])
+    assert start == pytest.approx(0.0)
+    for prob in (davidson_prob, rao_kupper_prob):
+        assert prob(torch.zeros(1), start)[1].item() == pytest.approx(1 / 3)

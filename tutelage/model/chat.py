@@ -74,7 +74,15 @@ class Chat:
     def prompt_ids(self, prompt: Prompt | Sequence[Message]) -> list[int]:
         """Tokens of the conversation, up to where the assistant begins to write."""
         messages = prompt.messages if isinstance(prompt, Prompt) else prompt
-        return self._encode(self._render([m.model_dump() for m in messages], answer=True))
+        plain = [{"role": m.role, "content": self._only_words(m.content)} for m in messages]
+        return self._encode(self._render(plain, answer=True))
+
+    def _only_words(self, content: str) -> str:
+        """What a user typed cannot forge a turn: a special token's text is broken by a space and stays words."""
+        for token in self.tokenizer.added_tokens_decoder.values():
+            if token.special and token.content in content:
+                content = content.replace(token.content, f"{token.content[0]} {token.content[1:]}")
+        return content
 
     def completion_ids(self, text: str) -> list[int]:
         """Tokens of an answer, the end token last. Words that look like a special token stay words."""

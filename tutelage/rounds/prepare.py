@@ -56,8 +56,10 @@ def material(run: Run) -> Prompts:
                 for path in paths:
                     file = demo_file(kind) if path == DEMO else Path(path)
                     report = import_file(run.store, file, source=path_source(path), format="auto")
-                    say(f"  {path} ({kind}): {report}")
-                    reports[f"{kind}/{path}"] = str(report)
+                    why = "".join(f", {n} of them: {reason}" for reason, n in report.refused.items())
+                    said = f"{report.n_taken} taken, {report.merged} known already, {report.n_refused} refused{why}"
+                    say(f"  {kind} of {path}: {said}")
+                    reports[f"{kind}/{path}"] = said
             with published(folder) as aside:
                 write_json(aside / "imports.json", reports)
     return _split(run)

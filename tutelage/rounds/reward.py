@@ -181,6 +181,9 @@ def _fit(
     found = stage.resume()
     if found:
         learner.load_state(found[0])
+    else:
+        with torch.no_grad():
+            model.log_tie.fill_(loop.log_tie_of(rows))
     loop.run(
         recipe.reward,
         rows=rows,

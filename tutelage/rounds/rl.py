@@ -250,9 +250,12 @@ class Course:
         self._gold = BrandVoice.load() if run.recipe.collect.labels == "simulated" else None
         self._best: dict[str, Tensor] = {}
         self._at_first: dict[str, float] = {}
-        self.monitor = Monitor(
-            run.recipe.monitor, lambda a: say(f"  ! update {a.step}, {a.name}: {a.saw}. {a.advice} [{a.action}]")
-        )
+        self.monitor = Monitor(run.recipe.monitor, self._tell)
+
+    def _tell(self, alarm: Alarm) -> None:
+        """The first alarm of its name, at once; how often it rang stands in the report."""
+        if sum(a.name == alarm.name for a in self.monitor.alarms) == 1:
+            say(f"  ! update {alarm.step}, {alarm.name}: {alarm.saw}. {alarm.advice} [{alarm.action}]")
 
     def begin(self, state: RLState, log: Any) -> None:
         """Measures the policy before the first update; it is the first best."""

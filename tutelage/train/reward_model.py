@@ -3,8 +3,10 @@
 C completions, M pairs, A aspects. Scores are in nats of log-odds until they are normalised.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import torch
@@ -98,6 +100,18 @@ def _nll(cfg: RewardConfig, margin_M: Tensor, outcome_M: Tensor, log_tie: Tensor
         return rao_kupper_nll(margin_M, outcome_M, log_tie)
     tie_M = 0.5 * (pair_nll(margin_M) + pair_nll(-margin_M))
     return torch.where(outcome_M == 0, tie_M, pair_nll(torch.where(outcome_M < 0, -margin_M, margin_M)))
+
+
+def log_tie_of(rows: Sequence[RankedRows]) -> float:
+    """Where the tie parameter starts: at the value that gives two equal scores the data's own share of ties.
+
+    At margin 0 Davidson ties with nu / (2 + nu) and Rao-Kupper with (theta - 1) / (theta + 1), so nu and theta - 1 are
+    both 2 r / (1 - r). It shares the backbone's learning rate, which alone would never bring it there.
+    """
+    ties = sum(a == b for r in rows for a, b in combinations(r.tiers, 2))
+    pairs = sum(len(r.tiers) * (len(r.tiers) - 1) // 2 for r in rows)
+    share = min(max(ties / pairs, 1e-3), 0.9)
+    return math.log(2 * share / (1 - share))
 
 
 def run(
