@@ -1,8 +1,8 @@
 """Every error that tutelage raises on purpose. Catch TutelageError to catch them all.
 
 A message says what was found, where it was found, why that cannot work, and what to do. The command line prints the
-message alone and ends with `exit_code`: 2 for what its user can mend (wrong use, bad input, a full disk, a run that would
-be wasted), 3 for a run directory in use, 1 for the rest.
+message alone and ends with `exit_code`: 2 for what its user can mend (wrong use, bad input, a full disk, a run that
+would be wasted), 3 for a run directory in use, 1 for the rest.
 """
 
 

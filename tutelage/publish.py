@@ -41,7 +41,10 @@ def disk_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        mend = {errno.EACCES: "Give yourself the right to write there, or choose another place", errno.EPERM: "Choose another place"}
+        mend = {
+            errno.EACCES: "Give yourself the right to write there, or choose another place",
+            errno.EPERM: "Choose another place",
+        }
         if e.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EFBIG, *mend):
             why = "the disk is full" if e.errno == errno.ENOSPC else os.strerror(e.errno)
             what_to_do = mend[e.errno] if e.errno in mend else "Free space"

@@ -72,7 +72,17 @@ def test_grades_of_one_labeler_become_a_ranking_with_ties():
         return RatedText(prompt=prompt, text=text, aspect=aspect, value=value, labeler=labeler, source="s")
 
     groups = rankings_from_ratings(
-        [rated("a", 6), rated("b", 2), rated("c", 6), rated("a", 1, "honest"), rated("b", 5, "honest"), rated("a", 3, labeler="bob")]
+        [
+            rated("a", 6),
+            rated("b", 2),
+            rated("c", 6),
+            rated("a", 1, "honest"),
+            rated("b", 5, "honest"),
+            rated("a", 3, labeler="bob"),
+        ]
     )
     # Grades 6, 2, 6 are tiers 1, 2, 1; bob graded one text, which compares nothing.
-    assert [(g.aspect, g.texts, g.tiers) for g in groups] == [("helpful", ("a", "b", "c"), (1, 2, 1)), ("honest", ("a", "b"), (2, 1))]
+    assert [(g.aspect, g.texts, g.tiers) for g in groups] == [
+        ("helpful", ("a", "b", "c"), (1, 2, 1)),
+        ("honest", ("a", "b"), (2, 1)),
+    ]

@@ -11,7 +11,9 @@ def _answer(text, tokens, reason="stop"):
 
 
 def test_shares_and_means_by_hand():
-    found = describe([_answer("a b", 3), _answer("a b", 3), _answer("", 1), _answer("c d e f", 9, "length")], vocabulary=100)
+    found = describe(
+        [_answer("a b", 3), _answer("a b", 3), _answer("", 1), _answer("c d e f", 9, "length")], vocabulary=100
+    )
     assert found["length"] == 4.0 and found["words"] == 2.0
     assert found["unfinished"] == 0.25 and found["empty"] == 0.25
     assert found["unique"] == 0.75
@@ -19,7 +21,9 @@ def test_shares_and_means_by_hand():
     assert found["distinct_1"] == pytest.approx(6 / 8)
 
 
-@pytest.mark.parametrize("text", ["I can't help with that.", "I\u2019m sorry, but I cannot do that.", "Sorry, I can't."])
+@pytest.mark.parametrize(
+    "text", ["I can't help with that.", "I\u2019m sorry, but I cannot do that.", "Sorry, I can't."]
+)
 def test_a_refusal_is_seen(text):
     assert refuses(text)
 

@@ -55,8 +55,8 @@ def test_turning_the_labels_round_turns_the_accuracy_round():
 
 
 def test_the_ceiling_is_what_two_labelers_agree_on():
-    twice = [_group(0, ["1 a", "2 b"], [1, 2], "ann"), _group(0, ["1 a", "2 b"], [2, 1], "bob"), _group(1, ["1 a", "2 b"], [1, 2], "ann"),
-             _group(1, ["1 a", "2 b"], [1, 2], "bob")]  # fmt: skip
+    judged = [(0, [1, 2], "ann"), (0, [2, 1], "bob"), (1, [1, 2], "ann"), (1, [1, 2], "bob")]
+    twice = [_group(i, ["1 a", "2 b"], tiers, who) for i, tiers, who in judged]
     assert evaluate(_by_number, twice).agreement == pytest.approx(0.5)
 
 

@@ -27,7 +27,10 @@ def test_wins_count_one_and_ties_half():
 
 
 def test_swapping_the_policies_mirrors_everything():
-    ours, theirs = _answers(["3", "1", "2", "5", "1", "0", "7", "2"]), _answers(["1", "1 x", "3", "2", "9", "0", "1", "4"])
+    ours, theirs = (
+        _answers(["3", "1", "2", "5", "1", "0", "7", "2"]),
+        _answers(["1", "1 x", "3", "2", "9", "0", "1", "4"]),
+    )
     a, b = win_rate(PROMPTS, ours, theirs, _by_number), win_rate(PROMPTS, theirs, ours, _by_number)
     assert a.rate == pytest.approx(1 - b.rate)
     assert a.length_controlled == pytest.approx(1 - b.length_controlled, abs=1e-6)

@@ -25,7 +25,7 @@ def _run(recipe: Path, out: Path, settings: list[str] | None, as_json: bool, unt
 
 @app.command()
 def quickstart(out: Out = Path("runs/quickstart"), settings: Set = None, json: Json = False) -> None:
-    """The whole loop on the bundled model in minutes: SFT, two rounds of simulated labels, reward model, PPO, report."""
+    """The whole loop on the bundled model, in minutes: SFT, two rounds of simulated labels and PPO, and a report."""
     _run(Path(str(files("tutelage") / "assets" / "recipes" / "quickstart.toml")), out, settings, json)
 
 

@@ -63,7 +63,7 @@ def ranked_rows(groups: Sequence[RankedGroup], token_ids: TokenIds) -> tuple[lis
 
 
 def rankings_from_ratings(rated: Sequence[RatedText]) -> list[RankedGroup]:
-    """One ranking for each prompt, labeler and aspect that has grades of two texts or more: higher is better, equal ties.
+    """One ranking for each prompt, labeler and aspect with grades of two texts or more: higher is better, equal ties.
 
     More than 9 texts of one prompt are cut to the first 9.
     """

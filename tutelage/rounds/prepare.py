@@ -133,7 +133,7 @@ def register(
 
 
 def base(run: Run) -> Path:
-    """Trains the base model where the recipe says so, or loads it once, so that a bad folder is found before any work, and names its weights."""
+    """Trains the base model where the recipe says so, or loads it, before any other work; names its weights."""
     folder = run.folder / "base"
     source = run.recipe.base
     if run.recipe.pretraining is not None:
@@ -142,9 +142,7 @@ def base(run: Run) -> Path:
         with run.stage(folder, f"opening {source}"):
             model, chat = load_causal(source)
             sha = weights_sha(model.hf.state_dict())
-            save_causal(
-                folder, model, chat, {"stage": "base", "source": source, "weights": sha}, dtype=torch.float32
-            )
+            save_causal(folder, model, chat, {"stage": "base", "source": source, "weights": sha}, dtype=torch.float32)
     register(run, folder, parent=None)
     return folder
 

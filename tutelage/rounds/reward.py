@@ -103,7 +103,7 @@ def rankings(snapshot: Path, split: Split) -> list[RankedGroup]:
 
 
 def held_out_rankings(snapshot: Path) -> list[RankedGroup]:
-    """Rankings that no reward model learns from: reward models choose nothing by them, so both held-out parts measure."""
+    """Rankings that no reward model learns from. They choose nothing either, so both held-out parts measure."""
     return rankings(snapshot, "valid") + rankings(snapshot, "test")
 
 
