@@ -29,7 +29,7 @@ from tutelage.reward.scorer import Scorer
 from tutelage.rounds.machines import AdapterReference, EngineSampler, FrozenReference, fitting
 from tutelage.rounds.prepare import Prompts, demonstrations, publish_model, register, version_id
 from tutelage.rounds.reward import RewardModels
-from tutelage.rounds.run import Run, Stage
+from tutelage.rounds.run import Run, Stage, give_back_memory
 from tutelage.seed import derive
 from tutelage.simulate.gold import BrandVoice
 from tutelage.store.snapshot import load_card
@@ -314,6 +314,7 @@ class Course:
         if step == 0:
             self._at_first = {f"{k}_at_first": figures[k] for k in ("eval_refusals", "eval_lm_loss")}
         self._keep_samples(step, written)
+        give_back_memory()
         return figures | self._at_first, figures["eval_held_out"]
 
     def _trim_samples(self, step: int) -> None:

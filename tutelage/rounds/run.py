@@ -52,7 +52,7 @@ class Run:
         try:
             yield Stage(name, folder, work, self.recipe.run.tensorboard)
         finally:
-            _give_back_memory()
+            give_back_memory()
         shutil.rmtree(work, ignore_errors=True)
         self._record(name, {"state": "done", "what": what, "seconds": round(time.monotonic() - start, 1)})
 
@@ -66,7 +66,7 @@ class Run:
         write_json(self.folder / STATE, state)
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Returns what a stage's models held. glibc keeps freed blocks for itself, and stages would add up to gigabytes."""
     gc.collect()
     libc = ctypes.CDLL(None)
