@@ -14,9 +14,9 @@ FLOORS = [
     {"errors"},
     {"seed", "publish"},
     {"types", "config", "log"},
-    {"algo", "store", "formats", "stats", "dist"},
+    {"algo", "store", "formats", "stats", "dist", "native"},
     {"model"},
-    {"data", "engine"},
+    {"data", "engine", "exchange"},
     {"reward", "train", "label", "serve", "simulate"},
     {"evals", "report"},
     {"cluster"},
@@ -26,13 +26,19 @@ FLOORS = [
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 ONLY_IN = {
     "alembic": {"store"},
+    "argon2": {"label"},
+    "cryptography": {"label"},
     "fastapi": {"label", "serve"},
+    "joserfc": {"label"},
+    "markdown_it": {"label"},
     "jinja2": {"label", "serve", "report", "model"},  # model: the errors of a chat template
     "peft": {"model"},
     "psycopg": {"store"},
+    "pyotp": {"label"},
     "pyarrow": {"formats", "store"},
     "ray": {"cluster"},
     "rich": {"log", "cli"},
+    "segno": {"label"},
     "safetensors": {"model", "publish"},  # publish: its error, since a full disk is met while weights are written
     "sqlalchemy": {"store"},
     "starlette": {"label", "serve"},
@@ -40,9 +46,11 @@ ONLY_IN = {
     "transformers": {"model", "engine", "data"},
     "triton": {"engine"},
     "typer": {"cli"},
+    "uvicorn": {"label", "serve"},
 }
 NO_TORCH = {
-    "errors", "types", "config", "log", "seed", "publish", "store", "formats", "stats", "label", "simulate",
+    "errors", "types", "config", "log", "seed", "publish", "store", "formats", "stats", "exchange", "label",
+    "simulate",
 }  # fmt: skip
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in {"__init__", "__main__"})
 

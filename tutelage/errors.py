@@ -36,6 +36,10 @@ class StoreError(TutelageError, ValueError):
     exit_code = 2
 
 
+class ConflictError(StoreError):
+    """What is asked no longer fits what the store holds: somebody was faster, or the same key said something else."""
+
+
 class CorruptError(TutelageError, ValueError):
     """A published folder whose files do not match its manifest."""
 

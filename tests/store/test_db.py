@@ -12,13 +12,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from tutelage.errors import StoreError
-from tutelage.store import schema
+from tutelage.store import desk_schema, schema
 from tutelage.store.db import WAL_FLOOR, Store, open_store
 
 
 def test_the_migrations_make_the_tables_of_schema(store):
     with store.read() as conn:
-        differences = compare_metadata(MigrationContext.configure(conn), schema.metadata)
+        differences = compare_metadata(MigrationContext.configure(conn), desk_schema.metadata)
     assert differences == []
 
 

@@ -1,6 +1,6 @@
 """Completions: what a model or a person wrote under a prompt, with the tokens and log-probabilities of the sampler."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,17 +18,22 @@ def add_completions(store: Store, completions: Iterable[Completion]) -> Added:
     """Stores completions in order, each once. The prompt, and the completion that one corrects, must be there."""
     added = Added()
     for chunk in chunks(completions):
-        rows = [{"id": c.id, **{name: getattr(c, name) for name in FIELDS}} for c in chunk]
-        for row in rows:
-            row["model_version"] = row["model_version"] and schema.plain("the model version", row["model_version"])
         with store.write() as conn:
-            _check_prompts(conn, chunk)
-            _check_parents(conn, chunk)
-            added += insert_new(conn, schema.completion, rows)
+            added += add_within(conn, chunk)
     return added
 
 
-def _check_prompts(conn: Connection, chunk: list[Completion]) -> None:
+def add_within(conn: Connection, completions: Sequence[Completion]) -> Added:
+    """`add_completions` as part of a larger writing transaction."""
+    rows = [{"id": c.id, **{name: getattr(c, name) for name in FIELDS}} for c in completions]
+    for row in rows:
+        row["model_version"] = row["model_version"] and schema.plain("the model version", row["model_version"])
+    _check_prompts(conn, completions)
+    _check_parents(conn, completions)
+    return insert_new(conn, schema.completion, rows)
+
+
+def _check_prompts(conn: Connection, chunk: Sequence[Completion]) -> None:
     wanted = {c.prompt_id for c in chunk}
     there = set(conn.scalars(sa.select(schema.prompt.c.id).where(schema.prompt.c.id.in_(wanted))))
     if missing := sorted(wanted - there):
@@ -37,7 +42,7 @@ def _check_prompts(conn: Connection, chunk: list[Completion]) -> None:
         )
 
 
-def _check_parents(conn: Connection, chunk: list[Completion]) -> None:
+def _check_parents(conn: Connection, chunk: Sequence[Completion]) -> None:
     """A parent lies in the store, or earlier in the chunk, and answers the same prompt."""
     table = schema.completion
     parents = {c.parent for c in chunk if c.parent}

@@ -116,6 +116,10 @@ class Store:
         self._clock = clock
         self._mine = threading.local()
 
+    def seconds(self) -> float:
+        """The server's clock as seconds since 1970: what leases and sessions are measured by."""
+        return self._clock().timestamp()
+
     def now(self) -> str:
         """The server's clock as ISO 8601 UTC with microseconds. For reading only: order is by seq."""
         return self._clock().astimezone(UTC).isoformat(timespec="microseconds")

@@ -5,6 +5,7 @@ payload; rankings and ratings are laid out in tables of their own as well, for q
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from tutelage.errors import StoreError
+from tutelage.errors import ConflictError, StoreError
 from tutelage.store import schema
 from tutelage.store.db import BATCH, Store, chunks
 from tutelage.types import CorrectionGiven, Feedback, Flag, Judgement, Ranking, Rating, Skip, StoredFeedback
@@ -53,33 +54,41 @@ def record_many(store: Store, feedbacks: Sequence[Feedback]) -> list[StoredFeedb
     never saw acknowledged. The same key with another body is refused.
     """
     with store.write() as conn:
-        known = _look_up(conn, feedbacks)
-        head = _head(conn)
-        stored, rows = [], []
-        for feedback in feedbacks:
-            payload = schema.canonical(feedback.model_dump(mode="json"))
-            body_sha = body_hash(payload)
-            key = feedback.idempotency_key
-            if key in known.by_key:
-                old_sha, old = known.by_key[key]
-                if old_sha != body_sha:
-                    raise StoreError(
-                        f"idempotency key {key!r} already stands for event {old.seq}, which says something else. "
-                        f"Send the same body again, or make a new key for a new judgement."
-                    )
-                stored.append(old)
-                continue
-            _check(feedback, known)
-            row = _row(feedback, known, head, store.now(), payload, body_sha)
-            head = Head(row["seq"], row["hash"])
-            new = StoredFeedback(seq=row["seq"], at=row["at"], hash=row["hash"], feedback=feedback)
-            known.by_key[key] = (body_sha, new)
-            known.author_of[new.seq] = (feedback.labeler, feedback.prompt_id)
-            if feedback.supersedes is not None:
-                known.heir_of[feedback.supersedes] = new.seq
-            stored.append(new)
-            rows.append((new, row))
-        _insert(conn, rows)
+        return record_within(conn, store.now(), feedbacks)
+
+
+def record_within(conn: Connection, at: str, feedbacks: Sequence[Feedback]) -> list[StoredFeedback]:
+    """`record_many` as part of a larger writing transaction.
+
+    at  the store's time
+    """
+    known = _look_up(conn, feedbacks)
+    head = _head(conn)
+    stored, rows = [], []
+    for feedback in feedbacks:
+        payload = schema.canonical(feedback.model_dump(mode="json"))
+        body_sha = body_hash(payload)
+        key = feedback.idempotency_key
+        if key in known.by_key:
+            old_sha, old = known.by_key[key]
+            if old_sha != body_sha:
+                raise ConflictError(
+                    f"idempotency key {key!r} already stands for event {old.seq}, which says something else. "
+                    f"Send the same body again, or make a new key for a new judgement."
+                )
+            stored.append(old)
+            continue
+        _check(feedback, known)
+        row = _row(feedback, known, head, at, payload, body_sha)
+        head = Head(row["seq"], row["hash"])
+        new = StoredFeedback(seq=row["seq"], at=row["at"], hash=row["hash"], feedback=feedback)
+        known.by_key[key] = (body_sha, new)
+        known.author_of[new.seq] = (feedback.labeler, feedback.prompt_id)
+        if feedback.supersedes is not None:
+            known.heir_of[feedback.supersedes] = new.seq
+        stored.append(new)
+        rows.append((new, row))
+    _insert(conn, rows)
     return stored
 
 
@@ -216,7 +225,9 @@ def _check_supersedes(f: Feedback, old: int, known: _Known) -> None:
             f"{where}: event {old} is by another labeler or about another prompt, so it cannot be replaced."
         )
     if old in known.heir_of:
-        raise StoreError(f"{where}: event {old} was replaced by event {known.heir_of[old]} already. Replace that one.")
+        raise ConflictError(
+            f"{where}: event {old} was replaced by event {known.heir_of[old]} already. Replace that one."
+        )
 
 
 # Reading.
@@ -313,3 +324,11 @@ def count(
     with store.read() as conn:
         wanted = [*among(None if kind is None else [kind], labelers, sources), not_superseded(_head(conn).seq)]
         return int(conn.scalar(sa.select(sa.func.count()).select_from(event).where(*wanted)) or 0)
+
+
+def active_times(store: Store, labeler: str) -> list[int]:
+    """Milliseconds of work on each of a labeler's answers. An answer of several judgements took its time once."""
+    query = sa.select(event.c.idempotency_key, event.c.payload).where(event.c.labeler == labeler)
+    with store.read() as conn:
+        rows = [(key, json.loads(payload)["active_ms"]) for key, payload in conn.execute(query)]
+    return [ms for key, ms in rows if ms and ":" not in key]

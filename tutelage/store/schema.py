@@ -6,7 +6,7 @@ Facts are never updated nor deleted: triggers refuse it. An account, which names
 import json
 from typing import Any
 
-from sqlalchemy import Column, Double, ForeignKey, Integer, MetaData, String, Table, Text
+from sqlalchemy import Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
@@ -57,7 +57,15 @@ account = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("email", String, nullable=False, unique=True),  # lower case
-    Column("state", String, nullable=False),
+    Column("state", String, nullable=False),  # active, closed
+    Column("password_hash", String, nullable=True),  # argon2id; None: signs in elsewhere
+    Column("totp_secret", String, nullable=True),  # sealed by the app's key
+    Column("totp_last", Integer, nullable=False, server_default="0"),  # the last time step used, never used again
+    Column("oidc_subject", String, nullable=True, unique=False),
+    Column("is_owner", Integer, nullable=False, server_default="0"),  # of the whole installation
+    Column("preferences", Json, nullable=True),
+    Column("created_at", String, nullable=False, server_default=""),
+    Index("ix_account_oidc_subject", "oidc_subject", unique=True),
 )
 
 labeler = Table(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.data.exchange import export_file, import_file
+from tutelage.exchange import export_file, import_file
 from tutelage.errors import DataError, StoreError
 from tutelage.store.chain import verify_chain
 from tutelage.store.completions import add_completions

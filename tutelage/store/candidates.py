@@ -1,0 +1,139 @@
+"""Demonstrations that wait for a reviewer: what a person wrote, a file brought or a model proposed.
+
+Accepted or edited, one becomes a demonstration in the log; rejected, it is kept with the reason and trains nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from tutelage.errors import ConflictError
+from tutelage.store import desk_schema
+from tutelage.store.completions import add_within
+from tutelage.store.db import Added, Store, chunks
+from tutelage.store.feedback import record_within
+from tutelage.store.prompts import add_prompts
+from tutelage.types import Completion, DemonstrationGiven, Feedback, Prompt, StoredFeedback, digest
+
+candidate = desk_schema.candidate
+Decision = Literal["accepted", "edited", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewCandidate:
+    """One proposed demonstration. `author` is a pseudonym, or the name of the model that wrote it."""
+
+    prompt: Prompt
+    text: str
+    origin: Literal["human", "import", "model"]
+    author: str
+    findings: tuple[dict[str, Any], ...] = ()  # what the checks point out
+
+    @property
+    def key(self) -> str:
+        return digest("candidate", self.prompt.id, self.text, self.author)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    id: int
+    prompt_id: str
+    text: str
+    origin: str
+    author: str
+    findings: list[dict[str, Any]]
+    state: str
+
+
+def _row(row: sa.Row[Any]) -> Candidate:
+    return Candidate(row.id, row.prompt_id, row.text, row.origin, row.author, row.findings, row.state)
+
+
+def add_candidates(store: Store, project_id: int, given: Sequence[NewCandidate]) -> Added:
+    """Puts proposals into the queue, each once."""
+    added = Added()
+    for chunk in chunks(given):
+        add_prompts(store, (c.prompt for c in chunk))
+        with store.write() as conn:
+            rows = {
+                c.key: {
+                    "project_id": project_id, "key": c.key, "prompt_id": c.prompt.id, "text": c.text,
+                    "origin": c.origin, "author": c.author, "findings": list(c.findings), "state": "pending",
+                }
+                for c in chunk
+            }  # fmt: skip
+            there = set(conn.scalars(sa.select(candidate.c.key).where(candidate.c.key.in_(rows))))
+            new = [row for key, row in rows.items() if key not in there]
+            if new:
+                conn.execute(sa.insert(candidate), new)
+            added += Added(len(new), len(chunk) - len(new))
+    return added
+
+
+def pending(store: Store, project_id: int, *, after: int = 0, limit: int = 20) -> list[Candidate]:
+    """Proposals that nobody has decided, oldest first."""
+    query = sa.select(candidate).where(
+        candidate.c.project_id == project_id, candidate.c.state == "pending", candidate.c.id > after
+    )
+    with store.read() as conn:
+        return [_row(r) for r in conn.execute(query.order_by(candidate.c.id).limit(limit))]
+
+
+def counts(store: Store, project_id: int) -> dict[str, int]:
+    """Proposals by state."""
+    query = sa.select(candidate.c.state, sa.func.count().label("n")).where(candidate.c.project_id == project_id)
+    with store.read() as conn:
+        return {row.state: int(row.n) for row in conn.execute(query.group_by(candidate.c.state))}
+
+
+def texts(store: Store, project_id: int, *, besides: int = 0) -> list[tuple[int, str]]:
+    """Number and text of everything that was proposed and not rejected: what near duplicates are looked for among."""
+    query = sa.select(candidate.c.id, candidate.c.text).where(
+        candidate.c.project_id == project_id, candidate.c.state != "rejected", candidate.c.id != besides
+    )
+    with store.read() as conn:
+        return [(row.id, row.text) for row in conn.execute(query.order_by(candidate.c.id))]
+
+
+def decide(
+    store: Store,
+    project_id: int,
+    number: int,
+    decision: Decision,
+    *,
+    reviewer: str,
+    source: str,
+    text: str | None = None,
+) -> StoredFeedback | None:
+    """Decides one proposal, once. Accepted or edited, it becomes a demonstration by the reviewer's judgement.
+
+    text  what the reviewer made of it, for `edited`
+    """
+    with store.write() as conn:
+        row = conn.execute(
+            sa.select(candidate).where(candidate.c.id == number, candidate.c.project_id == project_id)
+        ).first()
+        if row is None or row.state != "pending":
+            raise ConflictError("this proposal was decided already, by another reviewer perhaps.")
+        stored = None
+        if decision != "rejected":
+            final = text if decision == "edited" and text is not None else row.text
+            origin: Literal["human", "import", "edited", "model"] = "edited" if decision == "edited" else row.origin
+            made = Completion(prompt_id=row.prompt_id, text=final, origin=origin)
+            add_within(conn, [made])
+            feedback = Feedback(
+                labeler=reviewer,
+                prompt_id=row.prompt_id,
+                judgement=DemonstrationGiven(completion_id=made.id),
+                idempotency_key=f"candidate:{row.key}",
+                source=source,
+            )
+            stored = record_within(conn, store.now(), [feedback])[0]
+        conn.execute(
+            sa.update(candidate)
+            .where(candidate.c.id == number)
+            .values(state=decision, decided_by=reviewer, decided_at=store.now())
+        )
+    return stored
