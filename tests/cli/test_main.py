@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from tutelage import __version__
-from tutelage.cli import data, models, runs
+from tutelage.cli import data, models, people, runs
 from tutelage.cli import main as entry
 from tutelage.cli.main import app
 from tutelage.errors import DataError, RunInUseError, TrainingError, WaitingForLabels
@@ -22,13 +22,17 @@ OPTIONS = {
     "eval reward": ["--combine", "--data", "--json", "--model"],
     "export": ["--format", "--json", "--source", "--store", "file"],
     "import": ["--dry-run", "--format", "--json", "--kind", "--labeler", "--source", "--store", "--strict", "file"],
+    "label": [
+        "--data", "--host", "--oidc-client", "--oidc-issuer", "--port", "--private-endpoint", "--public-url", "--store",
+        "run",
+    ],
     "ppo": RUN,
     "pretrain": RUN,
     "quickstart": ["--json", "--out", "--set"],
     "report": ["--json", "folder"],
     "reward": RUN,
     "rloo": RUN,
-    "run": RUN,
+    "run": [*RUN, "--wait"],
     "sample": ["--json", "--model", "--out", "--prompt", "--prompts", "--top-p", "-n", *DRAWN],
     "score": ["--data", "--json", "--model", "--out"],
     "sft": RUN,
@@ -49,7 +53,7 @@ def commands(group, prefix=""):
 
 
 def test_commands_and_options_are_those_that_are_promised():
-    assert all(module.app is app for module in (data, models, runs))  # each has registered its commands
+    assert all(module.app is app for module in (data, models, people, runs))  # each has registered its commands
     assert commands(typer.main.get_command(app)) == {name: sorted(options) for name, options in OPTIONS.items()}
 
 
@@ -113,7 +117,7 @@ try:
     main()
 except SystemExit as e:
     assert e.code == 2, e.code
-assert "tutelage.data.exchange" in sys.modules
+assert "tutelage.exchange" in sys.modules
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -11,7 +11,7 @@ from tutelage.cli.terminal import Json, emit
 from tutelage.errors import StoreError
 
 if TYPE_CHECKING:
-    from tutelage.data.exchange import ImportReport
+    from tutelage.exchange import ImportReport
 
 Store = Annotated[str, typer.Option("--store", help="A store: a path, such as runs/a/store.db, or a PostgreSQL URL.")]
 Kind = Annotated[Literal["import", "human", "model"], typer.Option("--kind", help="Of labelers that are new.")]
@@ -31,7 +31,7 @@ def import_(
     json: Json = False,
 ) -> None:
     """Bring comparisons, demonstrations or prompts into a store; the same file again adds nothing twice."""
-    from tutelage.data.exchange import import_file
+    from tutelage.exchange import import_file
     from tutelage.store.db import open_store
 
     with open_store(store) as opened:
@@ -61,7 +61,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write what people say now to a file."""
-    from tutelage.data.exchange import export_file
+    from tutelage.exchange import export_file
     from tutelage.store.db import open_store
 
     if "://" not in store and not Path(store).is_file():  # opening would make an empty one

@@ -14,12 +14,14 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, as a.
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/quickstart.toml.")]
 
 
-def _run(recipe: Path, out: Path, settings: list[str] | None, as_json: bool, until: str = "") -> None:
+def _run(
+    recipe: Path, out: Path, settings: list[str] | None, as_json: bool, until: str = "", patient: bool = False
+) -> None:
     from tutelage import config
     from tutelage.rounds.recipe import Recipe
     from tutelage.rounds.round import run_recipe
 
-    summary = run_recipe(config.load(Recipe, recipe, settings or []), out, until=until)
+    summary = run_recipe(config.load(Recipe, recipe, settings or []), out, until=until, patient=patient)
     emit(summary, as_json, f"The result lies in {out / 'report.html' if not until else out}")
 
 
@@ -30,9 +32,15 @@ def quickstart(out: Out = Path("runs/quickstart"), settings: Set = None, json: J
 
 
 @app.command()
-def run(recipe: RecipeFile, out: Out, settings: Set = None, json: Json = False) -> None:
+def run(
+    recipe: RecipeFile,
+    out: Out,
+    settings: Set = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait here for people's labels, and go on by itself.")] = False,
+    json: Json = False,
+) -> None:
     """Start or resume a run: everything that the recipe says."""
-    _run(recipe, out, settings, json)
+    _run(recipe, out, settings, json, patient=wait)
 
 
 @app.command()

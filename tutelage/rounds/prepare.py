@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from tutelage.data.exchange import import_file
 from tutelage.data.sft import sft_rows
 from tutelage.errors import DataError
+from tutelage.exchange import import_file
 from tutelage.formats.rows import read_rows
 from tutelage.log import say
 from tutelage.model.causal import CausalModel

@@ -73,6 +73,7 @@ class CollectConfig:
     completions: int = 4  # of each prompt, ranked together: 2 to 9
     overlap: float = 0.2  # share of prompts that two labellers judge: what agreement is measured on
     needed: int = 0  # rankings at which a run that waits for people goes on; 0 = one for every prompt
+    choose: Literal["random", "uncertain"] = "random"  # which people see first; uncertain: where reward models disagree
 
     def __post_init__(self) -> None:
         if not 2 <= self.completions <= 9:

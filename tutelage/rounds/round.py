@@ -13,14 +13,15 @@ from tutelage.rounds.run import Run, open_run
 from tutelage.rounds.summary import summarise
 
 
-def run_recipe(recipe: Recipe | None, folder: Path, *, until: str = "") -> dict[str, Any]:
+def run_recipe(recipe: Recipe | None, folder: Path, *, until: str = "", patient: bool = False) -> dict[str, Any]:
     """Starts or resumes a run and takes it as far as it can go. Returns the run's summary.
 
-    until  "sft", "reward" or "rl" ends after that stage of the first round; nothing is summed up then
+    until    "sft", "reward" or "rl" ends after that stage of the first round; nothing is summed up then
+    patient  waits for people's labels instead of ending
 
     Raises WaitingForLabels when people must judge first, and RunInUseError when another process has the directory.
     """
-    with open_run(recipe, folder) as run:
+    with open_run(recipe, folder, patient=patient) as run:
         if run.recipe.collect.labels == "simulated":
             say("The labellers of this run are SIMULATED: programs with a known taste and a known error, not people.")
         ended = flow(run, until)

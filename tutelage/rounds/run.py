@@ -36,6 +36,7 @@ class Run:
     folder: Path
     recipe: Recipe
     store: Store
+    patient: bool = False  # waits for people's labels instead of ending
 
     def is_done(self, folder: Path) -> bool:
         return is_published(folder)
@@ -112,7 +113,7 @@ class Stage:
 
 
 @contextmanager
-def open_run(recipe: Recipe | None, folder: Path) -> Iterator[Run]:
+def open_run(recipe: Recipe | None, folder: Path, *, patient: bool = False) -> Iterator[Run]:
     """Starts or resumes a run directory.
 
     recipe  None takes the one that the directory was started with
@@ -124,7 +125,7 @@ def open_run(recipe: Recipe | None, folder: Path) -> Iterator[Run]:
         settled = _settle(recipe, folder)
         torch.set_num_threads(settled.run.threads)
         with open_store(folder / "store.db") as store:
-            yield Run(folder, settled, store)
+            yield Run(folder, settled, store, patient)
 
 
 def _settle(recipe: Recipe | None, folder: Path) -> Recipe:

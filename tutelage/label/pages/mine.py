@@ -1,0 +1,49 @@
+"""A labeller's own page: what she did, how far she is, her answers to revise or take back."""
+
+import statistics
+from collections import Counter
+from typing import Annotated
+
+from fastapi import Depends, Query, Response
+
+from tutelage.label.access import MEMBERS, Caller, Routes, caller
+from tutelage.label.render import page
+from tutelage.store import assignments
+from tutelage.store.feedback import active_times
+from tutelage.store.prompts import get_prompts
+
+routes = Routes()
+Who = Annotated[Caller, Depends(caller)]
+PER_PAGE = 20
+
+
+@routes.on("GET", "/p/{slug}/mine", MEMBERS)
+def mine(who: Who, before: Annotated[float | None, Query()] = None) -> Response:
+    """Own counts, times and answers, newest first."""
+    held = assignments.history(who.store, who.project.id, who.labeler, before=before, limit=PER_PAGE)
+    prompts = {p.id: p for p in get_prompts(who.store, {h.task.prompt_id for h in held})}
+    until = who.store.seconds() - who.project.settings.revise_minutes * 60
+    rows = [
+        {
+            "held": h,
+            "prompt": prompts[h.task.prompt_id].messages[-1].content,
+            "can_revise": h.state == "answered" and h.answered_at is not None and h.answered_at >= until,
+        }
+        for h in held
+    ]
+    counts = assignments.own_counts(who.store, who.project.id, who.labeler)
+    by_kind = Counter[str]()
+    for kind, state, n in counts:
+        by_kind[kind if state == "answered" else "skipped"] += n
+    times = [ms / 1000 for ms in active_times(who.store, who.labeler)]
+    return page(
+        who,
+        "mine.html",
+        here="mine",
+        rows=rows,
+        by_kind=sorted(by_kind.items()),
+        total=sum(n for kind, n in by_kind.items() if kind != "skipped"),
+        hours=sum(times) / 3600,
+        median=statistics.median(times) if times else None,
+        more=held[-1].answered_at if len(held) == PER_PAGE else None,
+    )

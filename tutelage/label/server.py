@@ -1,0 +1,50 @@
+"""Runs the app until it is stopped: opens the store, prints the owner's link, listens."""
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from tutelage.errors import ConfigError
+from tutelage.label.app import create_app, owner_link
+from tutelage.label.config import LabelConfig
+from tutelage.store.db import open_store
+
+
+def serve(config: LabelConfig, *, told: Callable[[str], None]) -> None:
+    """Blocks until the process is told to stop. Raises ConfigError when the port is taken."""
+    with open_store(config.store) as store:
+        listening = _listen(config)
+        app = create_app(config, store)
+        link = owner_link(app.state.label)
+        if link:
+            told(f"Nobody owns this installation yet. Open this link to become its owner; it works once:\n  {link}")
+        told(f"listening on {config.address} (stop with Ctrl-C)")
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                date_header=True,
+                timeout_keep_alive=30,
+                h11_max_incomplete_event_size=16 * 1024,
+                proxy_headers=config.is_secure,
+            )
+        )
+        server.run(sockets=[listening])
+
+
+def _listen(config: LabelConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((config.host, config.port))
+    except OSError as e:
+        listening.close()
+        raise ConfigError(
+            f"{config.host}:{config.port} cannot be listened on ({e.strerror}). Another server may use it: choose "
+            f"another --port."
+        ) from e
+    return listening
