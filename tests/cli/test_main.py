@@ -58,7 +58,7 @@ def test_commands_and_options_are_those_that_are_promised():
 
 
 def test_every_command_that_prints_figures_can_print_json():
-    assert [name for name, options in OPTIONS.items() if "--json" not in options] == ["chat"]
+    assert [name for name, options in OPTIONS.items() if "--json" not in options] == ["chat", "label"]
 
 
 def test_the_version_is_that_of_the_package(tutelage):

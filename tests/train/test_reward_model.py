@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -348,3 +349,20 @@ def test_the_tie_parameter_starts_at_the_share_of_ties_in_the_data():
     assert start == pytest.approx(0.0)
     for prob in (davidson_prob, rao_kupper_prob):
         assert prob(torch.zeros(1), start)[1].item() == pytest.approx(1 / 3)
+
+
+
+def test_a_ranking_counts_by_the_weight_of_its_labeler():
+    # Two people contradict one another; with weights 2 and 0 only the first is heard, and the loss is that of her
+    # ranking at scores 0, ln 2 (Bradley-Terry, ties halved): (2 ln 2 + 0 ln 2) / 2 rankings.
+    rows = [replace(ranking([0, 1], [1, 2]), weight=2.0), replace(ranking([0, 1], [2, 1]), weight=0.0)]
+    data, model = comparison_batch(rows), tabular()
+    loss, _ = ranking_loss(RewardConfig(ties="half"), data, model)(model.heads(*spread(data)), torch.arange(4))
+    assert loss.item() == pytest.approx(math.log(2))
+    loss.backward()
+    gradient = model.head.weight.grad[0]
+    assert gradient[0].item() == pytest.approx(-0.5) and gradient[1].item() == pytest.approx(0.5)
+
+
+def spread(data):
+    return data.batch.token_BT, data.batch.length_B

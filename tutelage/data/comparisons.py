@@ -3,7 +3,7 @@
 C completions, P prompts (rankings).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ class RankedRows:
     tiers: tuple[int, ...]
     margin: float  # how much better the winner is, in the data's own unit; 0 where it says nothing
     group: RankedGroup
+    weight: float = 1.0  # beside the other rankings: how far its labeler can be relied upon
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,19 @@ class ComparisonBatch:
     group_C: Tensor  # int64
     margin_P: Tensor  # float32
     aspect_P: tuple[str, ...]
+    weight_P: Tensor  # float32, 1 where all count alike
 
     @property
     def n_prompts(self) -> int:
         return len(self.margin_P)
 
 
-def ranked_rows(groups: Sequence[RankedGroup], token_ids: TokenIds) -> tuple[list[RankedRows], int]:
+def ranked_rows(
+    groups: Sequence[RankedGroup], token_ids: TokenIds, weight_of: Mapping[str, float] | None = None
+) -> tuple[list[RankedRows], int]:
     """Rankings whose every text fits the model's window, and how many rankings did not.
+
+    weight_of  by labeler; who is not named, and everybody where it is None, counts 1
 
     Raises DataError when none is left.
     """
@@ -53,7 +59,8 @@ def ranked_rows(groups: Sequence[RankedGroup], token_ids: TokenIds) -> tuple[lis
             ids = tuple(token_ids(group.prompt, text) for text in group.texts)
         except DataError:
             continue
-        rows.append(RankedRows(ids, group.tiers, group.margin or 0.0, group))
+        weight = weight_of[group.labeler] if weight_of and group.labeler in weight_of else 1.0
+        rows.append(RankedRows(ids, group.tiers, group.margin or 0.0, group, weight))
     if not rows:
         raise DataError(
             f"none of the {len(groups)} rankings can be used: each is longer than the reward model's window, or there "
@@ -98,4 +105,5 @@ def comparison_batch(rows: Sequence[RankedRows]) -> ComparisonBatch:
         torch.tensor([i for i, r in enumerate(rows) for _ in r.ids]),
         torch.tensor([r.margin for r in rows]),
         tuple(r.group.aspect for r in rows),
+        torch.tensor([r.weight for r in rows]),
     )

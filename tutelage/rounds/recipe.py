@@ -96,6 +96,7 @@ class RewardStage:
     pretrain_on: tuple[str, ...] = ()  # files of other comparisons that all reward models learn first
     pretrain_limit: int = 0  # rankings of them at most; 0 = all
     aspects: dict[str, float] = field(default_factory=dict)  # weights of the heads by name; empty = all aspects alike
+    labelers: Literal["equal", "reliability"] = "equal"  # how much each counts; see stats.reliability
     insist: bool = False  # run RL even on a reward model that cannot be told from chance
 
     def __post_init__(self) -> None:
@@ -158,6 +159,11 @@ class Recipe:
             raise ConfigError(
                 "lora.rank and shared_critic cannot both be set: the shared trunk would be frozen. Set shared_critic = "
                 "false."
+            )
+        if self.reward_stage.labelers == "reliability" and self.reward.likelihood == "plackett_luce":
+            raise ConfigError(
+                "reward_stage.labelers = 'reliability' weighs pairs, but reward.likelihood = 'plackett_luce' ranks all "
+                "at once. Set the likelihood to 'pairs', or labelers to 'equal'."
             )
         if self.ppo.ptx_coef < 0:
             raise ConfigError(f"ppo.ptx_coef = {self.ppo.ptx_coef}, but it weighs a loss. Set it to 0 or more.")

@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tutelage.rounds.prepare import demonstrations, register, version_id
 from tutelage.rounds.run import Run, Stage
 from tutelage.seed import derive
 from tutelage.stats.dedupe import normalise
+from tutelage.stats.reliability import fit_noisy_bt
 from tutelage.store.snapshot import load_card, load_rankings, load_ratings
 from tutelage.train import reward_model as loop
 from tutelage.train.detectors import reward_model_alarms
@@ -174,7 +176,8 @@ def _fit(
 ) -> None:
     """Trains, normalises, measures and publishes one reward model."""
     recipe = run.recipe
-    rows, n_long = ranked_rows(groups, model.token_ids)
+    weight_of = reliabilities(groups) if recipe.reward_stage.labelers == "reliability" else {}
+    rows, n_long = ranked_rows(groups, model.token_ids, weight_of)
     learner = loop.reward_learner(
         model, optim=recipe.reward_optim, compute=recipe.compute, total_steps=loop.n_steps(recipe.reward, len(rows))
     )
@@ -207,12 +210,32 @@ def _fit(
         "too_long": n_long,
         "log_tie": float(model.log_tie.detach()),
         "train_score_p999": _top_score(model, rows),
+        "labeler_weights": weight_of,
     }
     sha = weights_sha(model.state_dict())
     # Everything is written by `save_reward` in one publication; the metrics go in beside it.
     save_reward(
         stage.folder, model, lineage={**lineage, "weights": sha}, card=card, probes=probes, extra=stage.keep_metrics
     )
+
+
+def reliabilities(groups: Sequence[RankedGroup]) -> dict[str, float]:
+    """Weight of each labeler, mean 1, from how far all agree with her: a noisy Bradley-Terry model over the pairs that
+    are not tied. Where no prompt was judged twice, all count alike.
+    """
+    names = sorted({g.labeler for g in groups})
+    prompts = {p: n for n, p in enumerate(dict.fromkeys(g.prompt.id for g in groups))}
+    items: dict[tuple[str, str], int] = {}
+    seen: list[tuple[int, int, int, int]] = []
+    for g in groups:
+        ids = [items.setdefault((g.prompt.id, text), len(items)) for text in g.texts]
+        for a, b in permutations(range(len(ids)), 2):
+            if g.tiers[a] < g.tiers[b] and ids[a] != ids[b]:
+                seen.append((ids[a], ids[b], names.index(g.labeler), prompts[g.prompt.id]))
+    better, worse, labeler, prompt = zip(*seen, strict=True) if seen else ((), (), (), ())
+    found = fit_noisy_bt(better, worse, labeler, prompt, n_labelers=len(names))
+    weights = found.weights if found.n.any() else [1.0] * len(names)
+    return {name: float(w) for name, w in zip(names, weights, strict=True)}
 
 
 def _set_scale(

@@ -75,6 +75,7 @@ def ranking_loss(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel) -
         score_c = raw_cA.gather(1, aspect_C[rows, None].to(raw_cA.device)).squeeze(1)
         tier_c, group_c = data.tier_C[rows], data.group_C[rows]
         if cfg.likelihood == "plackett_luce":
+            assert (data.weight_P == 1).all(), "the recipe refuses weights of labelers with plackett_luce"
             return plackett_luce_nll(score_c, tier_c, group_c, n_prompts=n_prompts), {}
         if drops:
             i_M, j_M, weight_M = strict_pairs(tier_c, group_c, n_prompts=n_prompts)
@@ -88,7 +89,8 @@ def ranking_loss(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel) -
 
         nll_M = (1 - cfg.smoothing) * nll(outcome_M) + cfg.smoothing * nll(-outcome_M)
         right_M = torch.where(outcome_M == 0, 0.5, (margin_M * outcome_M > 0).float())
-        return (weight_M * nll_M).sum(), {"accuracy": (weight_M * right_M).sum()}
+        trust_M = weight_M * data.weight_P[group_c[i_M]]
+        return (trust_M * nll_M).sum(), {"accuracy": (weight_M * right_M).sum()}
 
     return loss
 
