@@ -88,35 +88,36 @@ def dawid_skene(
 # Comparisons.
 
 PRIOR = (4.0, 1.5)  # of the chance of a right choice, a beta distribution: people are attentive until shown otherwise
-SPREAD = (0.3, 6.0)  # least and largest standard deviation of the scores, in nats
-NODES, WEIGHTS = (np.asarray(x, dtype=np.float64) for x in np.polynomial.hermite_e.hermegauss(9))
-GIVEN = WEIGHTS / WEIGHTS.sum()
 
 
-def chance_better(reliability: ArrayLike, lead: ArrayLike) -> Array:
-    """P(i is chosen over j) of a labeler of this reliability, where i leads j by so many nats.
+def chance_better(gamma: ArrayLike, lead: ArrayLike) -> Array:
+    """P(i is chosen over j) of a labeler, where i leads j by so many nats.
 
-    1 is a Bradley-Terry judge, 0 a coin, -1 one who turns every judgement round. The same as Bugakova et al. 2019,
-    which crowd-kit's NoisyBradleyTerry fits, for f(gamma) = reliability and no bias to a side.
+    gamma  1 is a Bradley-Terry judge, 0 a coin, -1 one who turns every judgement round
+
+    The model of Bugakova et al. 2019, which crowd-kit's NoisyBradleyTerry fits, without a bias to a side.
     """
-    found: Array = 0.5 + np.asarray(reliability) * (1 / (1 + np.exp(-np.asarray(lead, np.float64))) - 0.5)
+    found: Array = 0.5 + np.asarray(gamma) * (1 / (1 + np.exp(-np.asarray(lead, np.float64))) - 0.5)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class NoisyBT:
-    """Reliability of each labeler with its 95 % interval, and what it was judged by."""
+    """Reliability of each labeler with its 95 % interval, and what it was judged by.
+
+    The reliability is gamma of `chance_better` times one factor of all labelers: how clear the pairs are, which is the
+    root mean square of tanh(lead / 2). Comparisons alone cannot tell hard pairs from careless people.
+    """
 
     reliability: Array  # [H], -1 to 1; of one without comparisons that of the prior alone
     low: Array  # [H]
     high: Array  # [H]
-    n: NDArray[np.intp]  # [H], comparisons on prompts that others judged too
-    spread: float  # standard deviation of the scores within a prompt, nats
+    n: NDArray[np.intp]  # [H], comparisons of which somebody else judged the same two items
     n_steps: int
 
     @property
     def right(self) -> Array:
-        """[H]: the chance to choose the better answer of two that lie far apart; .5 tells nothing."""
+        """[H]: the chance to choose the answer that is better to all; .5 tells nothing."""
         return (1 + self.reliability) / 2
 
     @property
@@ -127,17 +128,14 @@ class NoisyBT:
         return found
 
 
-@dataclass(slots=True)
-class _Pairs:
-    """Comparisons laid out by prompt: better and worse are places among the items of the prompt."""
+@dataclass(frozen=True, slots=True)
+class _Meetings:
+    """Two labelers on the same two items: first and second labeler [M], whether they agree, and the prompt."""
 
+    a: Indices
+    b: Indices
+    agree: NDArray[np.bool_]
     prompt: Indices
-    better: Indices
-    worse: Indices
-    labeler: Indices
-    n_prompts: int
-    n_places: int  # of the prompt with the most items
-    n_labelers: int
 
 
 def fit_noisy_bt(
@@ -147,136 +145,105 @@ def fit_noisy_bt(
     prompt: ArrayLike,
     *,
     n_labelers: int | None = None,
-    tolerance: float = 1e-4,
-    max_steps: int = 300,
+    tolerance: float = 1e-6,
+    max_steps: int = 1000,
 ) -> NoisyBT:
-    """Reliability of H labelers from N comparisons without ties; see `chance_better`.
+    """Reliability r of H labelers from N comparisons without ties, of items that were judged by two people or more.
 
-    better, worse  [N], items, each of one prompt
-    labeler        [N]
-    prompt         [N], from 0
-    tolerance      largest change of a reliability in a step at which the fit has settled
+    better, worse  [N], items
+    labeler        [N], 0 to H - 1
+    prompt         [N], of the two items; intervals treat prompts as independent, not the comparisons within them
+    tolerance      largest change of a reliability in a sweep at which the fit has settled
 
-    EM with a Gaussian for the scores of each prompt (Laplace), whose spread is fitted along; so a labeler is not
-    credited for scores that her own votes have set. The sign of all together cannot be known; most are taken to be
-    right. A prompt that one person alone judged says nothing and is left out. Intervals treat prompts as independent,
-    not the comparisons within them.
+    Under `chance_better` two labelers agree on a pair of items with chance (1 + r_a r_b) / 2, whatever the scores: they
+    are integrated out. So nobody is credited for scores that her own votes set, and it does not matter that the pairs
+    of one ranking follow from one another. Maximum composite likelihood under PRIOR, by Newton's method in one
+    reliability after the other. The sign of all together cannot be known: most labelers are taken to be right.
     """
     h = np.asarray(labeler, dtype=np.intp)
     n_h = (int(h.max()) + 1 if len(h) else 0) if n_labelers is None else n_labelers
-    pairs = _lay_out(np.asarray(better, np.intp), np.asarray(worse, np.intp), h, np.asarray(prompt, np.intp), n_h)
-    gamma, spread, step = np.full(n_h, 2 * PRIOR[0] / sum(PRIOR) - 1), 1.5, 0
-    mean = np.zeros((pairs.n_prompts, pairs.n_places))
-    lead = np.zeros((len(pairs.labeler), len(NODES)))
+    met, n = _meetings(np.asarray(better, np.intp), np.asarray(worse, np.intp), h, np.asarray(prompt, np.intp), n_h)
+    agree, differ = np.zeros((n_h, n_h)), np.zeros((n_h, n_h))
+    np.add.at(agree, (met.a, met.b), met.agree)
+    np.add.at(differ, (met.a, met.b), ~met.agree)
+    agree, differ = agree + agree.T, differ + differ.T
+    r, step = np.full(n_h, 2 * PRIOR[0] / sum(PRIOR) - 1), 0
     for step in range(1, max_steps + 1):
-        if len(pairs.labeler) == 0:
+        before = r.copy()
+        for one in range(n_h):
+            r[one] = _best(agree[one], differ[one], r, float(r[one]))
+        if n_h == 0 or np.abs(r - before).max() < tolerance:
             break
-        mean, cov = _scores(pairs, gamma, spread, mean)
-        lead = _leads(pairs, mean, cov)
-        moved = _reliabilities(pairs, gamma, lead)
-        present = _present(pairs)
-        second = (mean**2 + np.einsum("pkk->pk", cov))[present].mean()
-        spread, changed = float(np.clip(np.sqrt(second), *SPREAD)), np.abs(moved - gamma).max()
-        gamma = moved
-        if changed < tolerance:
-            break
-    n = np.bincount(pairs.labeler, minlength=n_h)
-    if (gamma * n).sum() < 0:
-        gamma, lead = -gamma, -lead
-    half = Z95 * _errors(pairs, gamma, lead)
-    return NoisyBT(gamma, np.maximum(gamma - half, -1), np.minimum(gamma + half, 1), n, spread, step)
+    r = _most_are_right(r, agree + differ)
+    half = Z95 * _errors(met, agree, differ, r)
+    return NoisyBT(r, np.maximum(r - half, -1), np.minimum(r + half, 1), n, step)
 
 
-def _lay_out(better: Indices, worse: Indices, labeler: Indices, prompt: Indices, n_labelers: int) -> _Pairs:
+def _meetings(
+    better: Indices, worse: Indices, labeler: Indices, prompt: Indices, n_labelers: int
+) -> tuple[_Meetings, NDArray[np.intp]]:
+    """Every meeting of two labelers, and for each labeler the comparisons that met another's."""
     assert better.shape == worse.shape == labeler.shape == prompt.shape, "one entry a comparison, four times"
     assert (better != worse).all(), "an item is compared with itself"
-    judges = np.unique(np.stack([prompt, labeler]), axis=1)
-    shared = np.flatnonzero(np.bincount(judges[0]) > 1) if judges.size else np.zeros(0, np.intp)
-    kept = np.isin(prompt, shared)
-    better, worse, labeler, prompt = better[kept], worse[kept], labeler[kept], prompt[kept]
-    items, at = np.unique(np.concatenate([better, worse]), return_inverse=True)
-    of = np.zeros(len(items), np.intp)
-    of[at] = np.concatenate([prompt, prompt])
-    assert (of[at] == np.concatenate([prompt, prompt])).all(), "an item stands in two prompts"
-    _, of = np.unique(of, return_inverse=True)
-    order = np.argsort(of, kind="stable")
-    first = np.searchsorted(of[order], np.arange(of.max() + 1 if len(of) else 0))
-    place = np.zeros(len(items), np.intp)
-    place[order] = np.arange(len(items)) - first[of[order]]
-    i, j = at[: len(better)], at[len(better) :]
-    return _Pairs(of[i], place[i], place[j], labeler, len(first), int(place.max()) + 1 if len(place) else 0, n_labelers)
+    ends = np.stack([np.minimum(better, worse), np.maximum(better, worse)])
+    pair = np.unique(ends, axis=1, return_inverse=True)[1].reshape(-1) if ends.size else np.zeros(0, np.intp)
+    order = np.lexsort((labeler, pair))
+    pair, labeler, prompt, first_won = pair[order], labeler[order], prompt[order], (better < worse)[order]
+    most = int(np.bincount(pair).max()) if len(pair) else 0
+    found, has_met = [], np.zeros(len(pair), dtype=bool)
+    for apart in range(1, most):
+        i = np.flatnonzero((pair[apart:] == pair[:-apart]) & (labeler[apart:] != labeler[:-apart]))
+        found.append((i, i + apart))
+        has_met[i] = has_met[i + apart] = True
+    i, j = (np.concatenate(x) for x in zip(*found, strict=True)) if found else (np.zeros(0, np.intp),) * 2
+    met = _Meetings(labeler[i], labeler[j], first_won[i] == first_won[j], prompt[i])
+    return met, np.bincount(labeler[has_met], minlength=n_labelers)
 
 
-def _present(p: _Pairs) -> NDArray[np.bool_]:
-    """[prompts, places]: which places hold an item."""
-    found = np.zeros((p.n_prompts, p.n_places), dtype=bool)
-    found[p.prompt, p.better] = found[p.prompt, p.worse] = True
-    return found
-
-
-def _scores(p: _Pairs, gamma: Array, spread: float, mean: Array) -> tuple[Array, Array]:
-    """Mode [prompts, places] and covariance of the scores, a few steps of Fisher scoring on from `mean`."""
-    g = gamma[p.labeler]
-    n = p.n_prompts * p.n_places
-    cov = np.zeros(0)
-    for _ in range(3):
-        d = mean[p.prompt, p.better] - mean[p.prompt, p.worse]
-        win = 1 / (1 + np.exp(-d))
-        chance = 0.5 + g * (win - 0.5)
-        slope = g * win * (1 - win)
-        pull, weight = slope / chance, slope**2 / (chance * (1 - chance))
-        i, j = p.prompt * p.n_places + p.better, p.prompt * p.n_places + p.worse
-        gradient = np.bincount(i, pull, n) - np.bincount(j, pull, n)
-        precision = np.zeros((p.n_prompts, p.n_places, p.n_places))
-        flat = precision.reshape(-1)
-        for a, b, row, sign in ((p.better, p.better, i, 1), (p.worse, p.worse, j, 1), (p.better, p.worse, i, -1)):
-            flat += sign * np.bincount(row * p.n_places + b, weight, len(flat))
-            if a is not b:
-                flat += sign * np.bincount(j * p.n_places + p.better, weight, len(flat))
-        precision += np.eye(p.n_places) / spread**2
-        cov = np.linalg.inv(precision)
-        rise = gradient.reshape(mean.shape) - mean / spread**2
-        mean = mean + np.clip(np.einsum("pij,pj->pi", cov, rise), -2, 2)  # a step is never wild
-    return mean, cov
-
-
-def _leads(p: _Pairs, mean: Array, cov: Array) -> Array:
-    """[N, nodes]: what the better item may lead by."""
-    d = mean[p.prompt, p.better] - mean[p.prompt, p.worse]
-    variance = (
-        cov[p.prompt, p.better, p.better]
-        + cov[p.prompt, p.worse, p.worse]
-        - 2 * cov[p.prompt, p.better, p.worse]
-    )
-    found: Array = d[:, None] + np.sqrt(np.maximum(variance, 0))[:, None] * NODES
-    return found
-
-
-def _responsibility(p: _Pairs, gamma: Array, lead: Array) -> tuple[Array, Array]:
-    """[N]: the expected slope of the log-likelihood by the reliability, and its square's."""
-    u = np.tanh(lead / 2) / 2  # sigma(lead) - 1/2
-    ratio = u / (0.5 + gamma[p.labeler][:, None] * u)
-    return ratio @ GIVEN, (ratio**2) @ GIVEN
-
-
-def _reliabilities(p: _Pairs, gamma: Array, lead: Array) -> Array:
-    """Two Newton steps on each labeler's expected log-likelihood and prior, which is concave."""
-    a, b = PRIOR[0] - 1, PRIOR[1] - 1
-    for _ in range(2):
-        slope, square = _responsibility(p, gamma, lead)
-        first = np.bincount(p.labeler, slope, p.n_labelers) + a / (1 + gamma) - b / (1 - gamma)
-        second = np.bincount(p.labeler, square, p.n_labelers) + a / (1 + gamma) ** 2 + b / (1 - gamma) ** 2
+def _best(agree: Array, differ: Array, others: Array, start: float) -> float:
+    """The reliability that fits one labeler's meetings [H] best while the others' stay; the function is concave."""
+    a, b, r = PRIOR[0] - 1, PRIOR[1] - 1, start
+    for _ in range(50):
+        more, less = others / (1 + r * others), others / (1 - r * others)
+        slope = agree @ more - differ @ less + a / (1 + r) - b / (1 - r)
+        bend = agree @ more**2 + differ @ less**2 + a / (1 + r) ** 2 + b / (1 - r) ** 2
         # Halfway to an end at most: the ends themselves have no chance under the prior.
-        gamma = np.clip(gamma + first / second, (gamma - 1) / 2, (gamma + 1) / 2)
-    return gamma
+        moved = float(np.clip(r + slope / bend, (r - 1) / 2, (r + 1) / 2))
+        if abs(moved - r) < 1e-10:
+            break
+        r = moved
+    return r
 
 
-def _errors(p: _Pairs, gamma: Array, lead: Array) -> Array:
-    """[H] standard errors, from the slopes of whole prompts: pairs of one ranking are not independent."""
-    a, b = PRIOR[0] - 1, PRIOR[1] - 1
-    slope, _ = _responsibility(p, gamma, lead) if len(p.labeler) else (np.zeros(0), None)
-    by_prompt = np.bincount(p.prompt * p.n_labelers + p.labeler, slope, p.n_prompts * p.n_labelers)
-    per = by_prompt.reshape(p.n_prompts, p.n_labelers)
-    information = per.T @ per + np.diag(a / (1 + gamma) ** 2 + b / (1 - gamma) ** 2)
-    found: Array = np.sqrt(np.diag(np.linalg.inv(information))) if p.n_labelers else np.zeros(0)
+def _most_are_right(r: Array, meetings: Array) -> Array:
+    """Turns each group of labelers who never met the rest to the side that the prior prefers."""
+    r, left = r.copy(), set(range(len(r)))
+    while left:
+        group, new = set[int](), {min(left)}
+        while new:
+            group |= new
+            new = {int(k) for one in new for k in np.flatnonzero(meetings[one])} - group
+        left -= group
+        own = np.array(sorted(group))
+        if (np.log1p(r[own]) * (PRIOR[0] - PRIOR[1]) < np.log1p(-r[own]) * (PRIOR[0] - PRIOR[1])).mean() > 0.5:
+            r[own] = -r[own]
+    return r
+
+
+def _errors(met: _Meetings, agree: Array, differ: Array, r: Array) -> Array:
+    """[H] standard errors, from the slopes of whole prompts (a sandwich); what only the prior says stays wide."""
+    n_h, product = len(r), np.outer(r, r)
+    if n_h == 0:
+        return np.zeros(0)
+    prior = np.diag((PRIOR[0] - 1) / (1 + r) ** 2 + (PRIOR[1] - 1) / (1 - r) ** 2)
+    bend = agree / (1 + product) ** 2 + differ / (1 - product) ** 2
+    # d2 / dr_a2 on the diagonal; d2 / dr_a dr_b beside it
+    expected = np.diag((bend * r[None, :] ** 2).sum(1)) + bend * product - agree / (1 + product) + differ / (1 - product)
+    sign = np.where(met.agree, 1.0, -1.0)
+    force = sign / (1 + sign * r[met.a] * r[met.b])
+    slopes = np.zeros((int(met.prompt.max()) + 1 if len(met.prompt) else 0, n_h))
+    np.add.at(slopes, (met.prompt, met.a), force * r[met.b])
+    np.add.at(slopes, (met.prompt, met.b), force * r[met.a])
+    inverse = np.linalg.pinv(expected + prior)
+    found: Array = np.sqrt(np.diag(inverse @ (slopes.T @ slopes + prior) @ inverse))
     return found
