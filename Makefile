@@ -1,6 +1,6 @@
 # `make demo` shows it, `make test` proves it. Both set up .venv by themselves, without root and without a compiler.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check slow gpu clean
+.PHONY: help setup demo test lint check slow gpu screens clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,6 +12,7 @@ help:
 	@echo 'make check   format, lint, types and tests: what a change must pass'
 	@echo 'make lint    the same without the tests'
 	@echo 'make slow    the slow tests        make gpu    the tests that need a CUDA device'
+	@echo 'make screens docs/screens anew: a picture of every page of the feedback app (needs Chromium)'
 	@echo 'make setup   .venv with the versions of constraints.txt (PYTHON=python3.12 chooses another Python)'
 	@echo 'make clean   removes .venv, caches and what was built; runs/ stays'
 
@@ -52,6 +53,9 @@ slow: $(STAMP)
 
 gpu: $(STAMP)
 	$(BIN)/pytest -m gpu
+
+screens: $(STAMP)
+	TUTELAGE_SCREENS=docs/screens $(BIN)/pytest tests/label/browser/test_screens.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

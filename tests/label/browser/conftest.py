@@ -4,12 +4,14 @@ import contextlib
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from tutelage.label.app import create_app
 from tutelage.label.config import LabelConfig
@@ -92,14 +94,26 @@ class Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def listening(store: Store, config: LabelConfig) -> Iterator[None]:
+def listening(store: Store, config: LabelConfig) -> Iterator[FastAPI]:
     """The app over this store, on a socket, until the block ends."""
-    server = Server(uvicorn.Config(create_app(config, store), port=config.port, log_level="error", access_log=False))
+    app = create_app(config, store)
+    server = Server(uvicorn.Config(app, port=config.port, log_level="error", access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    yield
+    while not server.started:
+        time.sleep(0.01)
+    yield app
     server.should_exit = True
     thread.join(timeout=10)
+
+
+@pytest.fixture
+def label_fresh(tmp_path: Path):
+    """(app, address) of an installation that nobody owns yet."""
+    with open_store(tmp_path / "fresh.db") as store:
+        config = LabelConfig(store=str(tmp_path / "fresh.db"), data=tmp_path / "fresh", port=free_port())
+        with listening(store, config) as app:
+            yield app.state.label, config.address
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ export class Rank {
   draw() {
     const rates = this.steps[this.step] === "rate";
     this.root.classList.toggle("rating-step", rates);
+    this.aside.classList.toggle("rate", rates);
     this.title.textContent = rates ? "Rate each answer" : "Rank the answers, best first";
     this.places.forEach((p, i) => {
       const card = this.cards.elements[i];
