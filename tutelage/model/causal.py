@@ -1,14 +1,18 @@
 """A causal language model as the rest of tutelage sees it: packed rows in, log-probabilities or hidden states out.
 
-Holds a `transformers` model and calls it; nothing above knows which architecture it is.
+Holds a `transformers` model and calls it, or the fused passes over the same weights where they exist; nothing above
+knows which architecture it is.
 B sequences, T tokens, N packed tokens, M chosen positions, V vocabulary, D width.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutelage.model.attention import Layout, Packed
+from tutelage.model.fused import Trunk, can_fuse
 from tutelage.model.logits import chosen_logp
 
 
@@ -18,6 +22,7 @@ class CausalModel(nn.Module):
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__()
         self.hf = hf
+        self._trunk: Trunk | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> "CausalModel":
@@ -36,8 +41,22 @@ class CausalModel(nn.Module):
     def width(self) -> int:
         return int(self.hf.config.hidden_size)
 
+    def _fused(self, position_N: Tensor, layout: Layout) -> Trunk | None:
+        """The fused passes, if they serve this one."""
+        if not can_fuse(self.hf, position_N, layout):
+            return None
+        if self._trunk is None or self._trunk.hf is not self.hf:
+            self._trunk = Trunk(self.hf)
+        return self._trunk
+
+    def forget_copies(self) -> None:
+        """For who has changed weights through `.data`, which the fused passes cannot see."""
+        self._trunk = None
+
     def logits(self, token_N: Tensor, position_N: Tensor, keep_M: Tensor, layout: Layout) -> Tensor:
         """Next-token logits [M, V], computed at the packed positions `keep_M` alone."""
+        if trunk := self._fused(position_N, layout):
+            return trunk.logits(trunk.hidden(token_N, layout, keep_M))
         out = self.hf(
             input_ids=token_N[None],
             position_ids=position_N[None],
@@ -50,6 +69,8 @@ class CausalModel(nn.Module):
 
     def hidden(self, token_N: Tensor, position_N: Tensor, layout: Layout) -> Tensor:
         """Last hidden states [N, D], after the final norm."""
+        if trunk := self._fused(position_N, layout):
+            return trunk.hidden(token_N, layout)
         out = self.hf.base_model(input_ids=token_N[None], position_ids=position_N[None], layout=layout, use_cache=False)
         hidden_ND: Tensor = out.last_hidden_state[0]
         return hidden_ND
@@ -71,24 +92,24 @@ class CausalModel(nn.Module):
         temperature  divides the logits, as in sampling
         with_entropy False leaves the entropy 0 and saves its pass
         """
-        packed = Packed(length_B.tolist(), device=token_BT.device)
-        # The logits at t - 1 predict the token at t.
-        target_BT = torch.zeros_like(mask_BT)
-        target_BT[:, : packed.longest] = mask_BT[:, : packed.longest]
-        predictor_BT = torch.zeros_like(target_BT)
-        predictor_BT[:, :-1] = target_BT[:, 1:]
-        keep_M = packed.pack(predictor_BT[:, : packed.longest]).nonzero().squeeze(1)
-        token_N = packed.pack(token_BT[:, : packed.longest])
-        logits_MV = self.logits(token_N, packed.position_N, keep_M, packed)
-        chosen_M = token_BT[target_BT]
-        logp_M, entropy_M = chosen_logp(logits_MV, chosen_M, temperature=temperature, with_entropy=with_entropy)
-        zero_BT = torch.zeros_like(token_BT, dtype=torch.float32)
-        return zero_BT.masked_scatter(target_BT, logp_M), zero_BT.masked_scatter(target_BT, entropy_M)
+        asked = _Asked.of(token_BT, length_B, mask_BT)
+        if trunk := self._fused(asked.packed.position_N, asked.packed):
+            hidden_MD = trunk.hidden(asked.token_N, asked.packed, asked.keep_M)
+            return asked.spread(
+                *trunk.logp(hidden_MD, asked.chosen_M, temperature=temperature, with_entropy=with_entropy)
+            )
+        logits_MV = self.logits(asked.token_N, asked.packed.position_N, asked.keep_M, asked.packed)
+        return asked.spread(*chosen_logp(logits_MV, asked.chosen_M, temperature=temperature, with_entropy=with_entropy))
 
     def logp_and_hidden(
         self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor, *, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`logp`, and the hidden states [M, D] from which the M masked tokens, row by row, were predicted: one pass."""
+        asked = _Asked.of(token_BT, length_B, mask_BT)
+        if trunk := self._fused(asked.packed.position_N, asked.packed):
+            hidden_MD = trunk.hidden(asked.token_N, asked.packed, asked.keep_M)
+            logp_M, entropy_M = trunk.logp(hidden_MD, asked.chosen_M, temperature=temperature, with_entropy=True)
+            return *asked.spread(logp_M, entropy_M), hidden_MD
         # Caught where the output layer reads them, so they are right whatever an architecture does before and after.
         read: list[Tensor] = []
         door = self.hf.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0][0]))
@@ -97,3 +118,30 @@ class CausalModel(nn.Module):
         finally:
             door.remove()
         return logp_BT, entropy_BT, read[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The masked tokens of a padded batch, and the packed positions that predict them."""
+
+    packed: Packed
+    token_N: Tensor
+    keep_M: Tensor  # the logits at t - 1 predict the token at t
+    chosen_M: Tensor
+    mask_BT: Tensor
+
+    @classmethod
+    def of(cls, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor) -> "_Asked":
+        packed = Packed(length_B.tolist(), device=token_BT.device)
+        target_BT = torch.zeros_like(mask_BT)
+        target_BT[:, : packed.longest] = mask_BT[:, : packed.longest]
+        predictor_BT = torch.zeros_like(target_BT)
+        predictor_BT[:, :-1] = target_BT[:, 1:]
+        keep_M = packed.pack(predictor_BT[:, : packed.longest]).nonzero().squeeze(1)
+        token_N = packed.pack(token_BT[:, : packed.longest])
+        return cls(packed, token_N, keep_M, token_BT[target_BT], target_BT)
+
+    def spread(self, logp_M: Tensor, entropy_M: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as [B, T], 0 off the mask."""
+        zero_BT = torch.zeros_like(self.mask_BT, dtype=torch.float32)
+        return zero_BT.masked_scatter(self.mask_BT, logp_M), zero_BT.masked_scatter(self.mask_BT, entropy_M)

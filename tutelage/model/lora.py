@@ -53,6 +53,7 @@ class Adapter:
         merged = self._tuner.merge_and_unload()
         assert isinstance(merged, PreTrainedModel), f"peft took the adapters out and left a {type(merged).__name__}"
         self.model.hf = merged
+        self.model.forget_copies()  # peft adds to `weight.data`
         for p in self.model.parameters():
             p.requires_grad_(True)
         return self.model

@@ -1,0 +1,71 @@
+"""Output layer and log-probability in one, against the two in a row. M positions, D width, V vocabulary."""
+
+import pytest
+import torch
+
+from tutelage.native import head
+from tutelage.native.head import head_logp
+
+
+@pytest.fixture(params=[3, 10_000])
+def slice_rows(request, monkeypatch):
+    monkeypatch.setattr(head, "SLICE_BYTES", request.param * 2 * 320)
+
+
+def problem(m=10, d=32, v=320):
+    g = torch.Generator().manual_seed(0)
+    hidden_MD, weight_VD = torch.randn(m, d, generator=g), torch.randn(v, d, generator=g) * 0.5
+    return hidden_MD, weight_VD, torch.randint(v, (m,), generator=g), torch.randn(m, generator=g)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_values_and_gradients_are_those_of_the_layer_and_the_formula_in_float32(slice_rows, temperature):
+    *inputs, token_M, grad_M = problem()
+    fast, slow = ([x.clone().requires_grad_() for x in inputs] for _ in range(2))
+    logp_M, entropy_M = head_logp(
+        *fast, fast[1].detach().bfloat16(), token_M, temperature=temperature, with_entropy=True
+    )
+    all_MV = (slow[0] @ slow[1].T / temperature).log_softmax(-1)
+    expected_M = all_MV.gather(1, token_M[:, None]).squeeze(1)
+    # A logit of about 10 keeps two decimals in bf16.
+    torch.testing.assert_close(logp_M, expected_M, atol=0.05, rtol=0.01)
+    torch.testing.assert_close(entropy_M, -(all_MV.exp() * all_MV).sum(-1), atol=0.05, rtol=0.02)
+    assert not entropy_M.requires_grad
+    (logp_M @ grad_M).backward()
+    (expected_M @ grad_M).backward()
+    for a, b in zip(fast, slow, strict=True):
+        assert (a.grad - b.grad).norm() < 0.02 * b.grad.norm()
+
+
+def test_slices_change_nothing(monkeypatch):
+    hidden_MD, weight_VD, token_M, grad_M = problem()
+    results = []
+    for rows in (1, 4, 100):
+        monkeypatch.setattr(head, "SLICE_BYTES", rows * 2 * 320)
+        leaves = [hidden_MD.clone().requires_grad_(), weight_VD.clone().requires_grad_()]
+        logp_M, _ = head_logp(*leaves, weight_VD.bfloat16(), token_M, temperature=1.0, with_entropy=False)
+        (logp_M @ grad_M).backward()
+        results.append([logp_M.detach(), *(x.grad for x in leaves)])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-2, rtol=1e-2)
+
+
+def test_frozen_sides_get_no_gradient_and_no_position_is_allowed():
+    hidden_MD, weight_VD, token_M, _ = problem()
+    hidden_MD.requires_grad_()
+    head_logp(hidden_MD, weight_VD, weight_VD.bfloat16(), token_M, temperature=1.0, with_entropy=False)[
+        0
+    ].sum().backward()
+    assert weight_VD.grad is None and hidden_MD.grad.abs().max() > 0
+    weight_VD.requires_grad_()
+    logp_M, _ = head_logp(
+        hidden_MD.detach()[:0],
+        weight_VD,
+        weight_VD.detach().bfloat16(),
+        token_M[:0],
+        temperature=1.0,
+        with_entropy=True,
+    )
+    logp_M.sum().backward()
+    assert logp_M.shape == (0,) and weight_VD.grad.eq(0).all()

@@ -1,0 +1,203 @@
+"""Each kernel against its definition in plain torch, in float64, from the same bf16 inputs.
+
+A result in bf16 may differ by its own rounding, 2^-9 of a number; sums of such, by that of the terms.
+"""
+
+import pytest
+import torch
+
+from tutelage.algo.logprob import entropy, token_logp
+from tutelage.native import kernels, plain
+from tutelage.native.kernels import Heads, Sequences
+
+SIZES = [1, 3, 17, 65]
+ROUNDING = 2**-8  # of the norm of a whole tensor: bf16 keeps 8 bits
+
+
+def noise(*shape, seed=0, scale=1.0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def assert_near(got, expected, tolerance, floor=0.0):
+    """`floor` is the size of the terms, where they may cancel."""
+    error, size = (got.double() - expected.double()).norm(), max(expected.double().norm(), floor)
+    assert error <= tolerance * size, f"{error / size:.2e}"
+
+
+def gradients(function, inputs, grad):
+    """Result of a plain function in float64, and the gradient by each input."""
+    wide = [x.double().requires_grad_() for x in inputs]
+    out = function(*wide)
+    out.backward(grad.double())
+    return out.detach(), [x.grad for x in wide]
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("d", [*SIZES, 256])
+@pytest.mark.parametrize("has_y", [True, False])
+def test_norm_and_its_gradient(n, d, has_y):
+    x_ND, weight_D = noise(n, d), noise(d, seed=1) + 1
+    y_ND = noise(n, d, seed=2).bfloat16() if has_y else None
+    total_ND = x_ND + (y_ND.float() if has_y else 0)
+    sum_ND, half_ND, inverse_N = kernels.norm(x_ND, y_ND, weight_D, 1e-5)
+    assert torch.equal(sum_ND, total_ND)
+    wide_ND = kernels.norm(x_ND, y_ND, weight_D, 1e-5, wide=True)[1]
+    grad_ND, past_ND = noise(n, d, seed=3).bfloat16(), noise(n, d, seed=4)
+    expected_ND, (slope_ND, slope_D) = gradients(lambda x, w: plain.rms_norm(x, w, 1e-5), [total_ND, weight_D], grad_ND)
+    assert_near(wide_ND, expected_ND, 1e-6)
+    assert torch.equal(half_ND, wide_ND.bfloat16())
+    for given_ND in (grad_ND, grad_ND.float()):
+        got_ND, rounded_ND, got_D = kernels.norm_backward(given_ND, past_ND, sum_ND, inverse_N, weight_D)
+        assert_near(got_ND, slope_ND + past_ND, 1e-5)
+        assert torch.equal(rounded_ND, got_ND.bfloat16())
+        assert_near(got_D, slope_D, 1e-5)
+    # With one column the norm is a sign, and its two terms cancel.
+    alone_ND = kernels.norm_backward(grad_ND, None, sum_ND, inverse_N, weight_D)[0]
+    assert_near(alone_ND, slope_ND, 1e-5, (grad_ND * weight_D * inverse_N[:, None]).norm())
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("f", [*SIZES, 704])
+def test_gate_and_its_gradient(n, f):
+    gate_up_N2F, grad_NF = noise(n, 2 * f, scale=4.0).bfloat16(), noise(n, f, seed=1).bfloat16()
+    expected_NF, (slope_N2F,) = gradients(plain.gate, [gate_up_N2F], grad_NF)
+    assert_near(kernels.gate(gate_up_N2F), expected_NF, ROUNDING)
+    got_N2F, again_NF = kernels.gate_backward(grad_NF, gate_up_N2F)
+    assert torch.equal(again_NF, kernels.gate(gate_up_N2F))
+    assert_near(got_N2F, slope_N2F, ROUNDING)
+
+
+def test_far_gates_neither_overflow_nor_lose_their_sign():
+    gate_up_N2F = torch.tensor([[200.0, -200.0, 3e38, -3e38, 1.0, 1.0, 0.5, 0.5]]).bfloat16()
+    assert kernels.gate(gate_up_N2F)[0, :2].tolist() == [200.0, 0.0]
+    assert kernels.gate(gate_up_N2F).isfinite().all()
+
+
+ROTATED = [
+    ([1], 1, 1, 8, False),
+    ([3, 17, 65, 1, 130], 4, 2, 8, True),
+    ([64, 33], 4, 4, 64, False),
+    ([65, 3], 6, 2, 96, True),
+    ([31, 2], 2, 1, 128, False),
+    ([200], 3, 3, 18, False),
+]
+
+
+def problem(lengths, queries, groups, width, has_norms):
+    t = max(lengths)
+    angle_TK = noise(t, width // 2, seed=5).repeat(1, 2) * 3
+    rows = Sequences(torch.tensor([0, *lengths]).cumsum(0), angle_TK.cos(), angle_TK.sin())
+    heads = Heads(queries, groups, width, width**-0.5, 1e-6)
+    qkv_NC = noise(sum(lengths), heads.columns, scale=1.5).bfloat16()
+    norms = [noise(width, seed=6 + i) + 1 for i in range(2)] if has_norms else [None, None]
+    return qkv_NC, rows, heads, norms
+
+
+@pytest.mark.parametrize(("lengths", "queries", "groups", "width", "has_norms"), ROTATED)
+def test_attention_and_its_gradient(lengths, queries, groups, width, has_norms):
+    qkv_NC, rows, heads, norms = problem(lengths, queries, groups, width, has_norms)
+    grad_NO = noise(len(qkv_NC), queries * width, seed=9).bfloat16()
+
+    def slow(qkv, *norms):
+        q_norm, k_norm = norms or (None, None)
+        return plain.attention(
+            qkv, lengths, rows.cos_TK.double(), rows.sin_TK.double(), queries=queries, groups=groups,
+            scaling=heads.scaling, eps=heads.eps, q_norm_K=q_norm, k_norm_K=k_norm,
+        )  # fmt: skip
+
+    expected_NO, slopes = gradients(slow, [qkv_NC, *(norms if has_norms else [])], grad_NO)
+    out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, *norms)
+    assert_near(out_NO, expected_NO, 2 * ROUNDING)
+    got = kernels.attention_backward(grad_NO, qkv_NC, out_NO, lse_NH, rows, heads, *norms)
+    assert_near(got[0], slopes[0], 3 * ROUNDING)
+    for got_K, slope_K in zip(got[1:], slopes[1:], strict=True) if has_norms else ():
+        assert_near(got_K, slope_K, 4 * ROUNDING)
+
+
+@pytest.mark.parametrize("at", [0, 31, 32, 63, 64, 100])
+def test_no_token_sees_a_later_one_or_another_sequence(at):
+    qkv_NC, rows, heads, norms = problem([101, 40], 4, 2, 32, False)
+    before_NO = kernels.attention(qkv_NC, rows, heads, *norms)[0]
+    qkv_NC[at] = 50.0
+    after_NO = kernels.attention(qkv_NC, rows, heads, *norms)[0]
+    assert torch.equal(before_NO[:at], after_NO[:at]) and torch.equal(before_NO[101:], after_NO[101:])
+    assert not torch.equal(before_NO[at], after_NO[at])
+
+
+def test_scores_of_hundreds_do_not_overflow():
+    qkv_NC, rows, heads, norms = problem([70], 2, 2, 32, False)
+    out_NO, lse_NH = kernels.attention(qkv_NC * 30, rows, heads, *norms)
+    assert lse_NH.max() > 200 and out_NO.isfinite().all()
+    assert kernels.attention_backward(out_NO, qkv_NC * 30, out_NO, lse_NH, rows, heads, *norms)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 64), (320, 32), (48, 17)])
+@pytest.mark.parametrize("n", [*SIZES, 300])
+def test_weight_gradient(n, rows, columns):
+    grad_NR, x_NC = noise(n, rows).bfloat16(), noise(n, columns, seed=1).bfloat16()
+    # Sizes off the grid of 32 go through torch, which rounds the sum to bf16.
+    tolerance = 1e-6 if rows % 32 == columns % 32 == 0 else ROUNDING
+    assert_near(kernels.weight_gradient(grad_NR, x_NC), grad_NR.double().T @ x_NC.double(), tolerance)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("v", [2, 17, 336, 4096])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logp_entropy_and_gradient(n, v, temperature):
+    logits_NV, grad_N = noise(n, v, scale=4.0).bfloat16(), noise(n, seed=1)
+    token_N = torch.randint(v, (n,), generator=torch.Generator().manual_seed(2))
+    expected_N, (slope_NV,) = gradients(lambda x: token_logp(x, token_N, temperature=temperature), [logits_NV], grad_N)
+    logp_N, norm_N, entropy_N = kernels.logp(logits_NV, token_N, temperature, with_entropy=True)
+    torch.testing.assert_close(logp_N, expected_N.float(), atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(
+        entropy_N, entropy(logits_NV.double(), temperature=temperature).float(), atol=1e-5, rtol=1e-5
+    )
+    assert kernels.logp(logits_NV, token_N, temperature, with_entropy=False)[2].eq(0).all()
+    kernels.logp_backward_(logits_NV, token_N, norm_N, grad_N, temperature)
+    assert_near(logits_NV, slope_NV, ROUNDING, 1e-4)  # 1 - p cancels where the token is certain
+
+
+def test_a_forbidden_token_adds_nothing_and_large_logits_do_not_overflow():
+    logits_NV = torch.tensor([[0.0, 0.0, -torch.inf], [1e4, 0.0, 0.0], [0.0, 1e4, -torch.inf]]).bfloat16()
+    logp_N, _, entropy_N = kernels.logp(logits_NV, torch.tensor([0, 0, 0]), 1.0, with_entropy=True)
+    assert logp_N.tolist() == pytest.approx([-0.6931472, 0.0, -9984.0], abs=1e-6)  # 1e4 in bf16 is 9984
+    assert entropy_N.tolist() == pytest.approx([0.6931472, 0.0, 0.0], abs=1e-6)
+
+
+def test_what_is_not_finite_stays_so():
+    nan = torch.full((1, 32), torch.nan)
+    logp_N, norm_N, _ = kernels.logp(nan.bfloat16(), torch.tensor([0]), 1.0, with_entropy=False)
+    assert logp_N.isnan().all() and norm_N.isnan().all()
+    assert kernels.norm(nan, None, torch.ones(32), 1e-5)[1].isnan().all()
+    assert kernels.gate(nan.bfloat16()).isnan().all()
+    qkv_NC, rows, heads, norms = problem([3], 1, 1, 32, False)
+    assert kernels.attention(qkv_NC * torch.nan, rows, heads, *norms)[0].isnan().all()
+
+
+def test_the_number_of_threads_changes_no_bit_but_those_of_a_norm_weight():
+    qkv_NC, rows, heads, norms = problem([65, 3, 40], 4, 2, 32, True)
+    x_ND, y_ND, weight_D = noise(108, 64), noise(108, 64, seed=1).bfloat16(), noise(64, seed=2)
+
+    def everything():
+        out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, *norms)
+        back = kernels.attention_backward(out_NO, qkv_NC, out_NO, lse_NH, rows, heads, *norms)
+        sum_ND, half_ND, inverse_N = kernels.norm(x_ND, y_ND, weight_D, 1e-5)
+        slopes = kernels.norm_backward(half_ND, x_ND, sum_ND, inverse_N, weight_D)
+        return [out_NO, lse_NH, *back, half_ND, *slopes[:2], kernels.weight_gradient(qkv_NC, half_ND)], slopes[2]
+
+    alone, weight_1 = everything()
+    torch.set_num_threads(3)
+    try:
+        together, weight_3 = everything()
+        again, weight_again = everything()
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(alone, together, again, strict=True))
+    assert_near(weight_3, weight_1, 1e-6)
+    assert torch.equal(weight_3, weight_again)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x.float(), lambda x: x[:, :-1], lambda x: x.T])
+def test_a_tensor_that_a_kernel_cannot_read_is_refused(wrong):
+    with pytest.raises(AssertionError, match="a kernel expects"):
+        kernels.gate(wrong(noise(4, 8).bfloat16()))

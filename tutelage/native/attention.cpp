@@ -1,0 +1,323 @@
+// Causal attention of packed rows, from the projections to what the output projection reads. Equals plain.py:
+//
+//   attention_forward    rms_norm of queries and keys (if there are weights for it), rotation by position, and
+//                        softmax(q k^T * scale) v within each sequence, each token seeing itself and what is before it
+//   attention_backward   its gradient
+//
+// qkv[n, heads + 2 groups, width] bf16: query heads, key heads, value heads of each token; heads / groups query heads
+// share a key head. Sequence b holds the tokens start[b] to start[b + 1]; positions begin at 0 in each. cos and sin are
+// [positions, width] float32. Scores and sums are float32; probabilities and their gradients are rounded to bf16, since
+// they are multiplied again. A task is a sequence and a key head: it writes what no other task writes, so the number of
+// threads changes no bit. Blocks of 64 queries see whole blocks of keys, and none that lie after them.
+#include <cmath>
+
+#include "tile.h"
+
+struct Shape {
+    long heads, groups, width;
+    float scale, eps;
+    const float *cos, *sin, *q_norm, *k_norm;
+    long row() const { return (heads + 2 * groups) * width; }
+};
+
+static const long BLOCK = 64;
+
+static float inverse_rms(const bf16* x, const Shape& shape) {
+    float square = 0;
+#pragma omp simd reduction(+ : square)
+    for (long j = 0; j < shape.width; j++) square += widen(x[j]) * widen(x[j]);
+    return 1.0f / std::sqrt(square / float(shape.width) + shape.eps);
+}
+
+// Asks for a head's vector that will be read AHEAD tokens later: tokens lie too far apart for the processor to foresee.
+static const long AHEAD = 8;
+static inline void fetch(const bf16* x) {
+    __builtin_prefetch(x);
+    __builtin_prefetch(x + 32);
+}
+static inline void fetch_to_write(bf16* x) {
+    __builtin_prefetch(x, 1);
+    __builtin_prefetch(x + 32, 1);
+}
+
+// Zeros in rows of w numbers beyond the width and beyond the n tokens.
+static void clear_rest(bf16* out, long n, long width, long rows, long w) {
+    if (width < w)
+        for (long i = 0; i < n; i++) std::memset(out + i * w + width, 0, (w - width) * sizeof(bf16));
+    std::memset(out + n * w, 0, (rows - n) * w * sizeof(bf16));
+}
+
+// A head's vectors, normed and rotated, as rows of w numbers; zero beyond the width and beyond the n tokens.
+static void turn(bf16* out, const bf16* x, const float* norm, const Shape& shape, long n, long rows, long w) {
+    const long half = shape.width / 2;
+    float* plain = scratch.take<float>(shape.width);
+    clear_rest(out, n, shape.width, rows, w);
+    for (long i = 0; i < n; i++, x += shape.row(), out += w) {
+        const float *cos = shape.cos + i * shape.width, *sin = shape.sin + i * shape.width;
+        fetch(x + AHEAD * shape.row());
+        float scale = norm ? inverse_rms(x, shape) : 1.0f;
+#pragma omp simd
+        for (long j = 0; j < shape.width; j++) plain[j] = norm ? norm[j] * (widen(x[j]) * scale) : widen(x[j]);
+#pragma omp simd
+        for (long j = 0; j < half; j++) {
+            out[j] = narrow(plain[j] * cos[j] - plain[j + half] * sin[j]);
+            out[j + half] = narrow(plain[j + half] * cos[j + half] + plain[j] * sin[j + half]);
+        }
+    }
+}
+
+// The gradient of `turn` for one token: slope[width] of the turned vector -> grad of x; adds to that of the norm.
+static void turn_back(bf16* grad, float* slope, const bf16* x, const float* norm, float* grad_norm, const Shape& shape,
+                      long position) {
+    const long half = shape.width / 2;
+    fetch_to_write(grad + AHEAD * shape.row());
+    const float *cos = shape.cos + position * shape.width, *sin = shape.sin + position * shape.width;
+#pragma omp simd
+    for (long j = 0; j < half; j++) {
+        float first = slope[j] * cos[j] + slope[j + half] * sin[j + half];
+        slope[j + half] = slope[j + half] * cos[j + half] - slope[j] * sin[j];
+        slope[j] = first;
+    }
+    if (norm) {
+        float scale = inverse_rms(x, shape), along = 0;
+        for (long j = 0; j < shape.width; j++) {
+            grad_norm[j] += slope[j] * widen(x[j]) * scale;
+            slope[j] *= norm[j];
+            along += slope[j] * widen(x[j]);
+        }
+        along *= scale * scale / float(shape.width);
+        for (long j = 0; j < shape.width; j++) slope[j] = scale * (slope[j] - widen(x[j]) * along);
+    }
+#pragma omp simd
+    for (long j = 0; j < shape.width; j++) grad[j] = narrow(slope[j]);
+}
+
+// n vectors of a head as rows of w numbers, zero beyond; step: numbers between two tokens.
+static void copy_rows(bf16* out, const bf16* x, long step, long width, long n, long rows, long w) {
+    clear_rest(out, n, width, rows, w);
+    for (long i = 0; i < n; i++) {
+        fetch(x + (i + AHEAD) * step);
+        std::memcpy(out + i * w, x + i * step, width * sizeof(bf16));
+    }
+}
+
+// Makes the scores after the first `seen` impossible, so that loops run over whole blocks of 32.
+static inline void close_row(float* score, long seen, long end) {
+    for (long j = seen & ~31L; j < end; j += 32)
+#pragma omp simd
+        for (int l = 0; l < 32; l++) score[j + l] = int(j + l) < int(seen) ? score[j + l] : -INFINITY;
+}
+
+// e^((score - top) * scale) of the first `seen` scores, zeros up to `end`; top * scale, and their total.
+static inline void softmax(float* score, bf16* weight, long seen, long end, float scale, float& top, float& total) {
+    const long whole = padded(seen);
+    close_row(score, seen, whole);
+    float highest[32], mass[32] = {};
+    std::memcpy(highest, score, sizeof(highest));
+    for (long j = 32; j < whole; j += 32)
+#pragma omp simd
+        for (int l = 0; l < 32; l++) highest[l] = score[j + l] > highest[l] ? score[j + l] : highest[l];
+    float most = -INFINITY;
+#pragma omp simd reduction(max : most)
+    for (int l = 0; l < 32; l++) most = highest[l] > most ? highest[l] : most;
+    for (long j = 0; j < whole; j += 32)
+#pragma omp simd
+        for (int l = 0; l < 32; l++) {
+            float e = fast_exp((score[j + l] - most) * scale);
+            mass[l] += e;
+            weight[j + l] = narrow(e);
+        }
+    std::memset(weight + whole, 0, (end - whole) * sizeof(bf16));
+    top = most * scale;
+    total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int l = 0; l < 32; l++) total += mass[l];
+}
+
+static void forward_task(const bf16* qkv, const Shape& shape, long n, long group, bf16* out, float* lse) {
+    const long rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups;
+    const long step = apart(rows);
+    scratch.reset(rows * w * 2 * 5 + BLOCK * step * 6 + BLOCK * w * 4 + shape.width * 4 * (2 + shared) + 1024);
+    bf16 *flat = scratch.take<bf16>(rows * w), *keys = scratch.take<bf16>(rows * w), *values = scratch.take<bf16>(rows * w);
+    bf16 *queries = scratch.take<bf16>(rows * w), *weights = scratch.take<bf16>(BLOCK * step);
+    float *score = scratch.take<float>(BLOCK * step), *sum = scratch.take<float>(BLOCK * w);
+    const bf16* key = qkv + (shape.heads + group) * shape.width;
+    turn(flat, key, shape.k_norm, shape, n, rows, w);
+    pair_columns(keys, flat, w, rows, w);
+    copy_rows(flat, key + shape.groups * shape.width, shape.row(), shape.width, n, rows, w);
+    pair_rows(values, rows * 16, flat, w, rows, w);
+    for (long head = group * shared; head < (group + 1) * shared; head++) {
+        turn(queries, qkv + head * shape.width, shape.q_norm, shape, n, rows, w);
+        for (long first = 0; first < rows; first += BLOCK) {
+            const long m = rows - first < BLOCK ? rows - first : BLOCK, end = first + m;
+            product(score, step, queries + first * w, w, keys, w * 16, m, end, w, false);
+            float total[BLOCK], top[BLOCK];
+            for (long i = 0; i < m; i++)
+                softmax(score + i * step, weights + i * step, first + i + 1, end, shape.scale, top[i], total[i]);
+            product(sum, w, weights, step, values, rows * 16, m, w, end, false);
+            for (long i = first; i < end && i < n; i++) {
+                bf16* o = out + (i * shape.heads + head) * shape.width;
+                const float part = 1.0f / total[i - first], *row = sum + (i - first) * w;
+#pragma omp simd
+                for (long j = 0; j < shape.width; j++) o[j] = narrow(row[j] * part);
+                if (lse) lse[i * shape.heads + head] = top[i - first] + std::log(total[i - first]);
+            }
+        }
+    }
+}
+
+// What one head of a sequence brings to the backward pass.
+struct Head {
+    bf16 *query, *query_t, *slope, *slope_t;  // turned queries and the gradient of the output, and both transposed
+    float *lse, *delta;                       // of each token; delta = output . its gradient
+    float* grad_query;                        // [rows, w], of the turned queries
+};
+
+// Keys and values of a sequence and their gradients, which its heads add to.
+struct Source {
+    long n, rows, w;
+    bf16 *key_columns, *key_rows, *value_columns;  // paired
+    float *grad_key, *grad_value;                  // transposed, [w, rows]
+};
+
+// One block of queries against one block of keys: adds to all three gradients. m and k: their sizes.
+static void backward_block(const Head& head, const Source& source, float scale, long i0, long m, long j0, long k,
+                           float* score, float* grad_score, bf16* p, bf16* ds, bf16* paired) {
+    const long w = source.w, rows = source.rows;
+    product(score, k, head.query + i0 * w, w, source.key_columns + j0 * w, w * 16, m, k, w, false);
+    product(grad_score, k, head.slope + i0 * w, w, source.value_columns + j0 * w, w * 16, m, k, w, false);
+    for (long i = 0; i < m; i++) {
+        const long before = i0 + i - j0 + 1;
+        float *s = score + i * k, *slope = grad_score + i * k;
+        if (before < k || i0 + i >= source.n) close_row(s, i0 + i >= source.n ? 0 : before, k);
+        const float lse = head.lse[i0 + i], delta = head.delta[i0 + i];
+        for (long j = 0; j < k; j += 32)
+#pragma omp simd
+            for (int l = 0; l < 32; l++) {
+                float weight = fast_exp(s[j + l] * scale - lse);
+                p[i * k + j + l] = narrow(weight);
+                ds[i * k + j + l] = narrow(weight * (slope[j + l] - delta) * scale);
+            }
+    }
+    pair_rows(paired, m * 16, p, k, m, k);
+    product(source.grad_value + j0, apart(rows), head.slope_t + i0, apart(rows), paired, m * 16, w, k, m, true);
+    pair_rows(paired, m * 16, ds, k, m, k);
+    product(source.grad_key + j0, apart(rows), head.query_t + i0, apart(rows), paired, m * 16, w, k, m, true);
+    product(head.grad_query + i0 * w, w, ds, k, source.key_rows + j0 * 16, rows * 16, m, w, k, true);
+}
+
+// x[w, rows] with `step` numbers between its rows -> out[rows, w].
+static void flip(float* out, const float* x, long step, long rows, long w) {
+    Lanes row[16];
+    for (long j = 0; j < w; j += 16)
+        for (long i = 0; i < rows; i += 16) {
+            for (int l = 0; l < 16; l++) row[l] = *(const Lanes*)(x + (j + l) * step + i);
+            transpose_square(row);
+            for (int l = 0; l < 16; l++) *(Lanes*)(out + (i + l) * w + j) = row[l];
+        }
+}
+
+static void load_head(Head& head, const bf16* qkv, const bf16* out, const bf16* grad, const float* lse,
+                      const Shape& shape, long h, long n, long rows, long w) {
+    const long step = shape.heads * shape.width;
+    turn(head.query, qkv + h * shape.width, shape.q_norm, shape, n, rows, w);
+    transpose(head.query_t, apart(rows), head.query, w, rows, w);
+    copy_rows(head.slope, grad + h * shape.width, step, shape.width, n, rows, w);
+    transpose(head.slope_t, apart(rows), head.slope, w, rows, w);
+    std::memset(head.grad_query, 0, rows * w * 4);
+    for (long i = 0; i < n; i++) {
+        const bf16 *o = out + i * step + h * shape.width, *g = head.slope + i * w;
+        fetch(o + AHEAD * step);
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (long j = 0; j < shape.width; j++) dot += widen(o[j]) * widen(g[j]);
+        head.delta[i] = dot;
+        head.lse[i] = lse[i * shape.heads + h];
+    }
+    for (long i = n; i < rows; i++) head.delta[i] = head.lse[i] = 0;
+}
+
+static void backward_task(const bf16* qkv, const bf16* out, const bf16* grad, const float* lse, const Shape& shape,
+                          long n, long group, bf16* grad_qkv, float* grad_q_norm, float* grad_k_norm) {
+    const long rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups, area = rows * w;
+    const long wide = apart(rows) * w;  // of what lies transposed
+    scratch.reset(area * (2 * 6 + 4) + wide * (2 * 2 + 4 * 2) + rows * 8 + BLOCK * BLOCK * 14 + shape.width * 4 * (4 + shared) + 2048);
+    bf16 *flat = scratch.take<bf16>(area), *paired = scratch.take<bf16>(BLOCK * BLOCK);
+    bf16 *p = scratch.take<bf16>(BLOCK * BLOCK), *ds = scratch.take<bf16>(BLOCK * BLOCK);
+    float *score = scratch.take<float>(BLOCK * BLOCK), *grad_score = scratch.take<float>(BLOCK * BLOCK);
+    Source source = {n, rows, w, scratch.take<bf16>(area), scratch.take<bf16>(area), scratch.take<bf16>(area),
+                     scratch.take<float>(wide), scratch.take<float>(wide)};
+    Head head = {scratch.take<bf16>(area), scratch.take<bf16>(wide), scratch.take<bf16>(area), scratch.take<bf16>(wide),
+                 scratch.take<float>(rows), scratch.take<float>(rows), scratch.take<float>(area)};
+    const bf16 *key = qkv + (shape.heads + group) * shape.width, *value = key + shape.groups * shape.width;
+    turn(flat, key, shape.k_norm, shape, n, rows, w);
+    pair_columns(source.key_columns, flat, w, rows, w);
+    pair_rows(source.key_rows, rows * 16, flat, w, rows, w);
+    copy_rows(flat, value, shape.row(), shape.width, n, rows, w);
+    pair_columns(source.value_columns, flat, w, rows, w);
+    std::memset(source.grad_key, 0, wide * 4);
+    std::memset(source.grad_value, 0, wide * 4);
+    for (long h = group * shared; h < (group + 1) * shared; h++) {
+        load_head(head, qkv, out, grad, lse, shape, h, n, rows, w);
+        for (long j0 = 0; j0 < rows; j0 += BLOCK)
+            for (long i0 = j0; i0 < rows; i0 += BLOCK)
+                backward_block(head, source, shape.scale, i0, rows - i0 < BLOCK ? rows - i0 : BLOCK, j0,
+                               rows - j0 < BLOCK ? rows - j0 : BLOCK, score, grad_score, p, ds, paired);
+        for (long i = 0; i < n; i++)
+            turn_back(grad_qkv + i * shape.row() + h * shape.width, head.grad_query + i * w,
+                      qkv + i * shape.row() + h * shape.width, shape.q_norm, grad_q_norm, shape, i);
+    }
+    float* slope = head.grad_query;  // no longer needed: takes what lies transposed, row by row
+    flip(slope, source.grad_key, apart(rows), rows, w);
+    for (long i = 0; i < n; i++)
+        turn_back(grad_qkv + (key - qkv) + i * shape.row(), slope + i * w, key + i * shape.row(), shape.k_norm,
+                  grad_k_norm, shape, i);
+    flip(slope, source.grad_value, apart(rows), rows, w);
+    for (long i = 0; i < n; i++) {
+        bf16* to = grad_qkv + (value - qkv) + i * shape.row();
+        fetch_to_write(to + AHEAD * shape.row());
+#pragma omp simd
+        for (long j = 0; j < shape.width; j++) to[j] = narrow(slope[i * w + j]);
+    }
+}
+
+extern "C" {
+
+// -> out[n, heads, width] bf16, and lse[n, heads] unless null: what the backward pass needs.
+void attention_forward(const bf16* qkv, const int64_t* start, long n_sequences, long heads, long groups, long width,
+                       float scale, const float* cos, const float* sin, const float* q_norm, const float* k_norm,
+                       float eps, bf16* out, float* lse, int n_threads) {
+    const Shape shape = {heads, groups, width, scale, eps, cos, sin, q_norm, k_norm};
+#pragma omp parallel num_threads(n_threads)
+    {
+        Tiles tiles;
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < n_sequences * groups; task++) {
+            const long first = start[task / groups], n = start[task / groups + 1] - first;
+            forward_task(qkv + first * shape.row(), shape, n, task % groups, out + first * heads * width,
+                         lse ? lse + first * heads : nullptr);
+        }
+    }
+}
+
+// grad[n, heads, width] bf16 -> grad_qkv as qkv; grad_q_norm and grad_k_norm[n_sequences * groups, width], to be summed,
+// zero before.
+void attention_backward(const bf16* qkv, const bf16* out, const bf16* grad, const float* lse, const int64_t* start,
+                        long n_sequences, long heads, long groups, long width, float scale, const float* cos,
+                        const float* sin, const float* q_norm, const float* k_norm, float eps, bf16* grad_qkv,
+                        float* grad_q_norm, float* grad_k_norm, int n_threads) {
+    const Shape shape = {heads, groups, width, scale, eps, cos, sin, q_norm, k_norm};
+#pragma omp parallel num_threads(n_threads)
+    {
+        Tiles tiles;
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < n_sequences * groups; task++) {
+            const long first = start[task / groups], n = start[task / groups + 1] - first;
+            backward_task(qkv + first * shape.row(), out + first * heads * width, grad + first * heads * width,
+                          lse + first * heads, shape, n, task % groups, grad_qkv + first * shape.row(),
+                          grad_q_norm ? grad_q_norm + task * width : nullptr,
+                          grad_k_norm ? grad_k_norm + task * width : nullptr);
+        }
+    }
+}
+}

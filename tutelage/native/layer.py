@@ -1,0 +1,159 @@
+"""A decoder layer of the Llama kind, forwards and backwards by hand, on the kernels and bf16 matrix products.
+
+Between layers the residual stream travels as a pair: x_ND float32, and y_ND bf16 that is still to be added to it, so
+that the addition is one with the next norm. y_ND is None before the first layer.
+N tokens, D width, C columns of the joined projections, O = H * K, F inner width.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.native import kernels
+from tutelage.native.kernels import Heads, Sequences
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """What a pass reads: matrices in bf16, joined where they read the same rows; norms in float32."""
+
+    qkv_CD: Tensor
+    qkv_bias_C: Tensor | None  # bf16
+    out_DO: Tensor
+    gate_up_2FD: Tensor
+    down_DF: Tensor
+    norm_attention_D: Tensor
+    norm_mlp_D: Tensor
+    q_norm_K: Tensor | None
+    k_norm_K: Tensor | None
+    eps: float  # of the norms
+
+
+# Parameters in the order in which `layer` takes them and its gradients are given back.
+PARAMETERS = ("norm_attention", "q", "k", "v", "out", "norm_mlp", "gate", "up", "down", "q_norm", "k_norm",
+              "q_bias", "k_bias", "v_bias")  # fmt: skip
+
+
+def layer(
+    x_ND: Tensor, y_ND: Tensor | None, weights: LayerWeights, rows: Sequences, heads: Heads,
+    parameters: tuple[Tensor | None, ...],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One layer on the stream. `parameters`, in the order of PARAMETERS, take the gradients; None where absent."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x_ND, y_ND, *parameters)):
+        out: tuple[Tensor, Tensor] = _Layer.apply(x_ND, y_ND, weights, rows, heads, *parameters)  # type: ignore[no-untyped-call]
+        return out
+    x_ND, y_ND, _ = _forward(x_ND, y_ND, weights, rows, heads)
+    return x_ND, y_ND
+
+
+def _forward(
+    x_ND: Tensor, y_ND: Tensor | None, w: LayerWeights, rows: Sequences, heads: Heads
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """The new pair, and what the backward pass needs besides."""
+    sum_ND, normed_ND, inverse_N = kernels.norm(x_ND, y_ND, w.norm_attention_D, w.eps)
+    if w.qkv_bias_C is None:
+        qkv_NC = torch.mm(normed_ND, w.qkv_CD.T)
+    else:
+        qkv_NC = torch.addmm(w.qkv_bias_C, normed_ND, w.qkv_CD.T)
+    out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, w.q_norm_K, w.k_norm_K)
+    attended_ND = torch.mm(out_NO, w.out_DO.T)
+    middle_ND, mlp_in_ND, mlp_inverse_N = kernels.norm(sum_ND, attended_ND, w.norm_mlp_D, w.eps)
+    gate_up_N2F = torch.mm(mlp_in_ND, w.gate_up_2FD.T)
+    mlp_ND = torch.mm(kernels.gate(gate_up_N2F), w.down_DF.T)
+    kept = (sum_ND, normed_ND, inverse_N, qkv_NC, out_NO, lse_NH, mlp_in_ND, mlp_inverse_N, gate_up_N2F)
+    return middle_ND, mlp_ND, kept
+
+
+class _Layer(torch.autograd.Function):
+    """The chain rule through `_forward`, last step first. Weights that are frozen cost no product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, y_ND: Tensor | None, w: LayerWeights, rows: Sequences, heads: Heads,
+        *parameters: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        middle_ND, mlp_ND, kept = _forward(x_ND, y_ND, w, rows, heads)
+        ctx.save_for_backward(middle_ND, *kept)
+        ctx.w, ctx.rows, ctx.heads, ctx.has_y = w, rows, heads, y_ND is not None
+        return middle_ND, mlp_ND
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_middle_ND, grad_mlp_ND = grads  # the second is the first, rounded: both flow from one sum
+        w: LayerWeights = ctx.w
+        middle_ND, sum_ND, normed_ND, inverse_N, qkv_NC, out_NO, lse_NH, mlp_in_ND, mlp_inverse_N, gate_up_N2F = (
+            ctx.saved_tensors
+        )
+        needed = dict(zip(PARAMETERS, ctx.needs_input_grad[5:], strict=True))
+        grad: dict[str, Tensor | None] = dict.fromkeys(PARAMETERS)
+
+        grad_act_NF = torch.mm(grad_mlp_ND, w.down_DF)
+        grad_gate_up_N2F, act_NF = kernels.gate_backward(grad_act_NF, gate_up_N2F)
+        if needed["down"]:
+            grad["down"] = kernels.weight_gradient(grad_mlp_ND, act_NF)
+        if needed["gate"] or needed["up"]:
+            grad["gate"], grad["up"] = kernels.weight_gradient(grad_gate_up_N2F, mlp_in_ND).chunk(2)
+        grad_mlp_in_ND = torch.mm(grad_gate_up_N2F, w.gate_up_2FD)
+        past_ND, half_ND, grad["norm_mlp"] = kernels.norm_backward(
+            grad_mlp_in_ND, grad_middle_ND, middle_ND, mlp_inverse_N, w.norm_mlp_D
+        )
+        grad_out_NO = torch.mm(half_ND, w.out_DO)
+        if needed["out"]:
+            grad["out"] = kernels.weight_gradient(half_ND, out_NO)
+        grad_qkv_NC, grad["q_norm"], grad["k_norm"] = kernels.attention_backward(
+            grad_out_NO, qkv_NC, out_NO, lse_NH, ctx.rows, ctx.heads, w.q_norm_K, w.k_norm_K
+        )
+        _projections(grad, needed, grad_qkv_NC, normed_ND, ctx.heads)
+        grad_normed_ND = torch.mm(grad_qkv_NC, w.qkv_CD)
+        grad_ND, grad_half_ND, grad["norm_attention"] = kernels.norm_backward(
+            grad_normed_ND, past_ND, sum_ND, inverse_N, w.norm_attention_D
+        )
+        return (
+            grad_ND, grad_half_ND if ctx.has_y else None, None, None, None,
+            *(g if needed[name] else None for name, g in grad.items()),
+        )  # fmt: skip
+
+
+def _projections(
+    grad: dict[str, Tensor | None], needed: dict[str, bool], grad_qkv_NC: Tensor, normed_ND: Tensor, heads: Heads
+) -> None:
+    """Gradients of the three projections and their biases, taken together and then cut apart."""
+    cut = [heads.queries * heads.width, heads.groups * heads.width, heads.groups * heads.width]
+    if needed["q"] or needed["k"] or needed["v"]:
+        grad["q"], grad["k"], grad["v"] = kernels.weight_gradient(grad_qkv_NC, normed_ND).split(cut)
+    if needed["q_bias"] or needed["k_bias"] or needed["v_bias"]:
+        grad["q_bias"], grad["k_bias"], grad["v_bias"] = grad_qkv_NC.sum(dim=0, dtype=torch.float32).split(cut)
+
+
+def last_norm(x_ND: Tensor, y_ND: Tensor | None, weight_D: Tensor, eps: float, keep_M: Tensor | None) -> Tensor:
+    """The normed stream at the kept rows (all without a choice), float32 [M, D]."""
+    out_MD: Tensor = _LastNorm.apply(x_ND, y_ND, weight_D, eps, keep_M)  # type: ignore[no-untyped-call]
+    return out_MD
+
+
+class _LastNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, y_ND: Tensor | None, weight_D: Tensor, eps: float, keep_M: Tensor | None
+    ) -> Tensor:
+        ctx.n_tokens, ctx.has_y = len(x_ND), y_ND is not None
+        if keep_M is not None:
+            x_ND = x_ND.index_select(0, keep_M)
+            y_ND = y_ND.index_select(0, keep_M) if y_ND is not None else None
+        sum_MD, out_MD, inverse_M = kernels.norm(x_ND, y_ND, weight_D.detach(), eps, wide=True)
+        ctx.save_for_backward(sum_MD, inverse_M, weight_D, keep_M)
+        return out_MD
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        sum_MD, inverse_M, weight_D, keep_M = ctx.saved_tensors
+        grad_ND, half_ND, grad_weight_D = kernels.norm_backward(
+            grads[0].contiguous(), None, sum_MD, inverse_M, weight_D.detach()
+        )
+        if keep_M is not None:
+            # Added, not copied: a row may be kept twice.
+            grad_ND = grad_ND.new_zeros(ctx.n_tokens, grad_ND.shape[1]).index_add_(0, keep_M, grad_ND)
+            half_ND = grad_ND.bfloat16()
+        return grad_ND, half_ND if ctx.has_y else None, grad_weight_D, None, None

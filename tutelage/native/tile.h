@@ -1,0 +1,200 @@
+// One product of small matrices, spelled three ways: AMX tiles, AVX512 bf16 dot products, plain loops.
+//
+// C[M, N] = A[M, K] B[K, N] (added to C if asked), A and B in bf16, sums in float32; M, N and K are multiples of 32.
+// A lies row by row. B lies *paired*: columns in blocks of 16, and within a block the two numbers of rows 2k and 2k+1
+// side by side, [N / 16][K / 2][16][2], since a bf16 dot product takes two numbers of the inner dimension at once.
+#pragma once
+#include <cstdlib>
+
+#include "number.h"
+#if defined(__AMX_BF16__) || defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AMX_BF16__)
+
+// Holds the tile registers' shape while a kernel runs, and gives back what oneDNN had set.
+struct Tiles {
+    alignas(64) unsigned char before[64];
+    Tiles() {
+        _tile_storeconfig(before);
+        alignas(64) unsigned char shape[64] = {1};
+        for (int i = 0; i < 8; i++) {
+            shape[16 + 2 * i] = 64;  // bytes a row
+            shape[48 + i] = 16;      // rows
+        }
+        _tile_loadconfig(shape);
+    }
+    ~Tiles() { _tile_loadconfig(before); }
+};
+
+// b_block: numbers between two column blocks of B. a_row and c_row: numbers between two rows of A and of C.
+static void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
+                    bool add) {
+    for (long i = 0; i < m; i += 32)
+        for (long j = 0; j < n; j += 32) {
+            float* corner = c + i * c_row + j;
+            const bf16 *rows = a + i * a_row, *columns = b + j / 16 * b_block;
+            if (add) {
+                _tile_loadd(0, corner, c_row * 4);
+                _tile_loadd(1, corner + 16, c_row * 4);
+                _tile_loadd(2, corner + 16 * c_row, c_row * 4);
+                _tile_loadd(3, corner + 16 * c_row + 16, c_row * 4);
+            } else {
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+            }
+            for (long l = 0; l < k; l += 32) {
+                _tile_loadd(4, rows + l, a_row * 2);
+                _tile_loadd(5, rows + 16 * a_row + l, a_row * 2);
+                _tile_loadd(6, columns + l * 16, 64);
+                _tile_loadd(7, columns + b_block + l * 16, 64);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_dpbf16ps(1, 4, 7);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+            _tile_stored(0, corner, c_row * 4);
+            _tile_stored(1, corner + 16, c_row * 4);
+            _tile_stored(2, corner + 16 * c_row, c_row * 4);
+            _tile_stored(3, corner + 16 * c_row + 16, c_row * 4);
+        }
+}
+
+#else
+
+struct Tiles {
+    Tiles() {}
+    ~Tiles() {}
+};
+
+// acc[r][:] += the pair a[r] times 16 pairs of b, for four rows.
+static inline void accumulate(float (&acc)[4][16], const uint32_t (&pair)[4], const bf16* b) {
+    for (int r = 0; r < 4; r++) {
+#if defined(__AVX512BF16__)
+        __m512 sum = _mm512_loadu_ps(acc[r]);
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(int(pair[r])), (__m512bh)_mm512_loadu_si512(b));
+        _mm512_storeu_ps(acc[r], sum);
+#else
+        float low = bits_to_float(pair[r] << 16), high = bits_to_float(pair[r] & 0xffff0000u);
+#pragma omp simd
+        for (int j = 0; j < 16; j++) {
+            uint32_t both;
+            std::memcpy(&both, b + 2 * j, 4);
+            acc[r][j] += low * bits_to_float(both << 16) + high * bits_to_float(both & 0xffff0000u);
+        }
+#endif
+    }
+}
+
+static void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
+                    bool add) {
+    for (long i = 0; i < m; i += 4)
+        for (long j = 0; j < n; j += 16) {
+            float acc[4][16] = {};
+            if (add)
+                for (int r = 0; r < 4; r++) std::memcpy(acc[r], c + (i + r) * c_row + j, 64);
+            for (long l = 0; l < k; l += 2) {
+                uint32_t pair[4];
+                for (int r = 0; r < 4; r++) std::memcpy(&pair[r], a + (i + r) * a_row + l, 4);
+                accumulate(acc, pair, b + j / 16 * b_block + l * 16);
+            }
+            for (int r = 0; r < 4; r++) std::memcpy(c + (i + r) * c_row + j, acc[r], 64);
+        }
+}
+
+#endif
+
+typedef uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
+#define LANES(F) F(0), F(1), F(2), F(3), F(4), F(5), F(6), F(7), F(8), F(9), F(10), F(11), F(12), F(13), F(14), F(15)
+
+// 16 numbers of a row and the 16 below them, side by side.
+static inline Lanes pair(const bf16* row, long step) {
+    return __builtin_convertvector(*(const Halves*)row, Lanes) |
+           __builtin_convertvector(*(const Halves*)(row + step), Lanes) << 16;
+}
+
+// Swaps the corners of two rows that lie S apart: lane l of the first with lane l - S of the second where l has bit S.
+template <int S>
+static inline void swap_corners(Lanes* row) {
+#define FIRST(l) ((l)&S ? 16 + (l)-S : (l))
+#define SECOND(l) ((l)&S ? 16 + (l) : (l) + S)
+    for (int i = 0; i < 16; i++)
+        if (!(i & S)) {
+            Lanes a = row[i], b = row[i + S];
+            row[i] = __builtin_shufflevector(a, b, LANES(FIRST));
+            row[i + S] = __builtin_shufflevector(a, b, LANES(SECOND));
+        }
+#undef FIRST
+#undef SECOND
+}
+
+// A square of 16 x 16 words, transposed where it stands.
+static inline void transpose_square(Lanes* row) {
+    swap_corners<1>(row);
+    swap_corners<2>(row);
+    swap_corners<4>(row);
+    swap_corners<8>(row);
+}
+
+// Below, A[rows, columns] has `step` numbers between two rows, and both counts are multiples of 32.
+
+// A -> B, paired over its rows, with `block` numbers between two column blocks.
+static void pair_rows(bf16* b, long block, const bf16* a, long step, long rows, long columns) {
+    for (long k = 0; k < rows; k += 2)
+        for (long j = 0; j < columns; j += 16)
+            *(Lanes*)(b + j / 16 * block + k * 16) = pair(a + k * step + j, step);
+}
+
+// A -> B = A^T, paired over the columns of A, so that X A^T is a product; column blocks lie `columns` * 16 apart.
+static void pair_columns(bf16* b, const bf16* a, long step, long rows, long columns) {
+    Lanes row[16];
+    for (long i = 0; i < rows; i += 16)
+        for (long k = 0; k < columns; k += 32) {
+            for (int l = 0; l < 16; l++) row[l] = *(const Lanes*)(a + (i + l) * step + k);  // a word is two neighbours
+            transpose_square(row);
+            for (int l = 0; l < 16; l++) *(Lanes*)(b + i * columns + (k + 2 * l) * 16) = row[l];
+        }
+}
+
+// A -> A^T[columns, rows], row by row, with `out_step` numbers between its rows.
+static void transpose(bf16* out, long out_step, const bf16* a, long step, long rows, long columns) {
+    Lanes row[16];
+    for (long k = 0; k < rows; k += 32)
+        for (long j = 0; j < columns; j += 16) {
+            for (int l = 0; l < 16; l++) row[l] = pair(a + (k + 2 * l) * step + j, step);
+            transpose_square(row);
+            for (int l = 0; l < 16; l++) *(Lanes*)(out + (j + l) * out_step + k) = row[l];
+        }
+}
+
+static inline long padded(long n) { return (n + 31) / 32 * 32; }
+
+// Numbers between two rows of n, so that rows at a distance of a power of two do not fight for one place in the cache.
+static inline long apart(long n) { return n + 32; }
+
+// Memory of one thread, kept from call to call. `take` cuts pieces off it; the caller knows how much it needs in all.
+struct Scratch {
+    char* start = nullptr;
+    long size = 0, used = 0;
+    void reset(long bytes) {
+        if (bytes > size) {
+            std::free(start);
+            size = (bytes + 63) / 64 * 64;
+            start = (char*)std::aligned_alloc(64, size);
+        }
+        used = 0;
+    }
+    template <class T>
+    T* take(long n) {
+        T* piece = (T*)(start + used);
+        used += (n * long(sizeof(T)) + 63) / 64 * 64;
+        return piece;
+    }
+    ~Scratch() { std::free(start); }
+};
+
+static thread_local Scratch scratch;
