@@ -6,6 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tutelage.types import (
+    Adjudication,
     Completion,
     CorrectionGiven,
     Critique,
@@ -94,8 +95,24 @@ def test_an_unknown_field_is_refused_and_a_fact_cannot_be_changed():
         POOL.messages[0].content = "else"
 
 
+def test_a_decision_is_a_ranking_that_names_what_it_decides_and_why():
+    two = [{"completion_id": "a", "tier": 1}, {"completion_id": "b", "tier": 2}]
+    whole = {"items": two, "decided": ["event:k1", "event:k2"], "rationale": "b is false"}
+    assert [i.tier for i in Adjudication.model_validate(whole).items] == [1, 2]
+    gap = [two[0], {"completion_id": "b", "tier": 3}]
+    for wrong, words in (
+        ({"items": gap}, "have a gap"),
+        ({"items": [two[0], two[0]]}, "stands twice"),
+        ({"decided": ["event:k1"]}, "at least 2"),
+        ({"rationale": ""}, "at least 1 character"),
+    ):
+        with pytest.raises(ValidationError, match=words):
+            Adjudication.model_validate(whole | wrong)
+
+
 JUDGEMENTS = [
     ranking(1, 2, 2),
+    Adjudication(items=ranking(1, 2).items, decided=("event:k1", "event:k2"), rationale="The first answers it."),
     Rating(completion_id="a", aspect="helpful", value=6),
     DemonstrationGiven(completion_id="a"),
     CorrectionGiven(completion_id="b", corrected_id="a"),

@@ -93,6 +93,16 @@ class RankedItem(Fact):
     tier: int = Field(ge=1)
 
 
+def _check_tiers(items: tuple[RankedItem, ...]) -> None:
+    """Raises ValueError unless each completion stands once and the tiers run 1..m without gaps."""
+    ids = [i.completion_id for i in items]
+    if len(set(ids)) != len(ids):
+        raise ValueError("a completion stands twice in this ranking; rank each once")
+    tiers = sorted({i.tier for i in items})
+    if tiers != list(range(1, len(tiers) + 1)):
+        raise ValueError(f"tiers {tiers} have a gap; number them 1..{len(tiers)} (equal tiers are ties)")
+
+
 class Ranking(Fact):
     """An order with ties over 2 to 9 completions of one prompt. Tiers run 1..m without gaps.
 
@@ -108,12 +118,24 @@ class Ranking(Fact):
 
     @model_validator(mode="after")
     def _tiers_are_whole(self) -> "Ranking":
-        ids = [i.completion_id for i in self.items]
-        if len(set(ids)) != len(ids):
-            raise ValueError("a completion stands twice in this ranking; rank each once")
-        tiers = sorted({i.tier for i in self.items})
-        if tiers != list(range(1, len(tiers) + 1)):
-            raise ValueError(f"tiers {tiers} have a gap; number them 1..{len(tiers)} (equal tiers are ties)")
+        _check_tiers(self.items)
+        return self
+
+
+class Adjudication(Fact):
+    """A reviewer's decision between rankings of the same completions that contradict each other. They all stay.
+
+    Example: `{"kind": "adjudication", "items": […], "decided": ["event:a…", "event:b…"], "rationale": "B is false."}`.
+    """
+
+    kind: Literal["adjudication"] = "adjudication"
+    items: tuple[RankedItem, ...] = Field(min_length=2, max_length=9)
+    decided: tuple[str, ...] = Field(min_length=2)  # ids of the judgements that it decides between
+    rationale: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _tiers_are_whole(self) -> "Adjudication":
+        _check_tiers(self.items)
         return self
 
 
@@ -176,7 +198,7 @@ class Skip(Fact):
 
 
 Judgement = Annotated[
-    Ranking | Rating | DemonstrationGiven | CorrectionGiven | Critique | Thumb | Flag | Skip,
+    Ranking | Adjudication | Rating | DemonstrationGiven | CorrectionGiven | Critique | Thumb | Flag | Skip,
     Field(discriminator="kind"),
 ]
 
@@ -241,6 +263,11 @@ class RankedGroup(Fact):
     margin: float | None = None  # how much better the winner is, where the data say so (pairs only)
     event: str = ""  # id of the judgement, for lineage
     aspect: str = "overall"  # what was compared: one head of a reward model
+    none_acceptable: bool = False
+    models: tuple[str | None, ...] = ()  # which model version wrote each text; empty: not known
+    positions: tuple[int, ...] = ()  # the place, from 1, at which each text was presented; empty: not known
+    seconds: float | None = None  # of work on the answer
+    guideline: str = ""  # id of the guideline version that was in force
 
     @model_validator(mode="after")
     def _is_a_ranking(self) -> "RankedGroup":

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.stats.agreement import cohen_kappa, kendall_tau_b, krippendorff_alpha, pairwise_agreement
+from tutelage.stats.agreement import (
+    alpha_with_interval,
+    cohen_kappa,
+    kendall_tau_b,
+    krippendorff_alpha,
+    pairwise_agreement,
+)
 
 SHARED = Path(__file__).parents[3] / "shared"
 # Krippendorff 2011: four observers, twelve units; None is a missing rating.
@@ -152,3 +158,20 @@ def test_three_annotators_of_pandalm():
     assert sum(len(set(row)) == 1 for row in votes) == 402
     assert got.exact.value == pytest.approx(0.913, abs=5e-4)
     assert krippendorff_alpha(votes, "nominal") == pytest.approx(0.850, abs=5e-4)
+
+
+def test_alpha_with_an_interval_is_the_same_alpha_and_narrows_with_prompts():
+    rng = random.Random(4)
+    units = [[truth if rng.random() < 0.8 else 1 - truth for _ in range(3)] for truth in rng.choices((0, 1), k=400)]
+    few = alpha_with_interval(units[:40], list(range(40)))
+    many = alpha_with_interval(units, list(range(400)))
+    assert few is not None and many is not None
+    assert many.value == pytest.approx(krippendorff_alpha(units)) and many.n == 400
+    assert many.low < many.value < many.high and many.high - many.low < (few.high - few.low) / 2
+    together = alpha_with_interval(units, [i // 20 for i in range(400)], "ordinal")
+    assert together is not None and together.value == pytest.approx(krippendorff_alpha(units, "ordinal"))
+
+
+def test_alpha_has_no_interval_where_it_is_undefined():
+    assert alpha_with_interval([[1, 1], [1, 1]], ["p", "q"]) is None
+    assert alpha_with_interval([[1, None]], ["p"]) is None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tutelage.stats.intervals import cluster_bootstrap, mcnemar_exact, wilson
+from tutelage.stats.intervals import cluster_bootstrap, cluster_wilson, mcnemar_exact, wilson
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,28 @@ def test_a_wider_level_gives_a_wider_interval():
     values = np.random.default_rng(4).random(40)
     narrow, wide = (cluster_bootstrap(values, range(40), seed=5, level=level) for level in (0.5, 0.99))
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_cluster_wilson_is_wilson_where_every_row_is_its_own_cluster():
+    values = [1] * 7 + [0] * 16
+    low, high = cluster_wilson(values, list(range(23)))
+    assert (low, high) == pytest.approx(wilson(7, 23), abs=0.01)
+
+
+def test_cluster_wilson_counts_copies_of_a_row_once():
+    values = [1, 1, 0, 1, 0, 1, 1, 0]
+    once, ten = cluster_wilson(values, list(range(8))), cluster_wilson(values * 10, list(range(8)) * 10)
+    assert ten == pytest.approx(once, abs=0.02)
+    assert cluster_wilson([1.0] * 12, ["a"] * 12) == wilson(1, 1)  # one prompt says little, however many pairs it has
+    assert cluster_wilson([], []) == (0.0, 1.0)
+
+
+def test_cluster_wilson_covers_the_truth_about_as_often_as_it_says():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        chance = rng.beta(2, 1, 30)  # of each prompt, .667 on the whole
+        low, high = cluster_wilson(
+            (rng.random((30, 6)) < chance[:, None]).ravel().astype(float), np.repeat(range(30), 6)
+        )
+        held += low <= 2 / 3 <= high
+    assert 0.92 <= held / 400 <= 0.98

@@ -89,3 +89,19 @@ def test_the_fit_expects_the_points_and_ties_that_were_seen():
     lead = win - loss - outcome
     for item in range(4):
         assert lead[i == item].sum() - lead[j == item].sum() == pytest.approx(0, abs=1e-9)
+
+
+def test_a_weight_is_so_many_copies():
+    i, j, outcome = simulate(np.linspace(-1, 1, 4), 0.5, 60)
+    times = np.random.default_rng(5).integers(0, 4, 60)
+    copies = fit_davidson(np.repeat(i, times), np.repeat(j, times), np.repeat(outcome, times), n_items=4)
+    weighted = fit_davidson(i, j, outcome, n_items=4, weight=times)
+    assert weighted.scores == pytest.approx(copies.scores) and weighted.nu == pytest.approx(copies.nu)
+    decided = np.where(outcome == 0, 1, outcome)
+    copies_bt = fit_bradley_terry(np.repeat(i, times), np.repeat(j, times), np.repeat(decided, times), n_items=4)
+    assert fit_bradley_terry(i, j, decided, n_items=4, weight=times) == pytest.approx(copies_bt)
+
+
+def test_ties_of_no_weight_are_no_ties():
+    fit = fit_davidson([0, 0, 0], [1, 1, 1], [1, 0, -1], n_items=2, weight=[3, 0, 1])
+    assert fit.nu == 0 and np.subtract(*fit.scores) == pytest.approx(math.log(3), abs=1e-3)

@@ -18,7 +18,7 @@ from tutelage.store.chain import verify_chain
 from tutelage.store.completions import add_completions
 from tutelage.store.db import open_store
 from tutelage.store.feedback import count, current, events, find, head, record, record_many
-from tutelage.types import Completion, CorrectionGiven, Critique, Flag, Rating, Skip, Thumb
+from tutelage.types import Adjudication, Completion, CorrectionGiven, Critique, Flag, Rating, Skip, Thumb
 
 
 def test_events_are_numbered_from_one_and_come_back_whole(desk):
@@ -219,3 +219,31 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(where, lay_desk, tmp
     assert len(acknowledged) > 30
     assert set(acknowledged) <= set(stored)
     assert len(stored) == len(set(stored)) <= len(acknowledged) + 3
+
+
+def decision(desk, decided, *tiers, i_prompt=0):
+    items = desk.ranking("-", *tiers, i_prompt=i_prompt).judgement.items
+    return Adjudication(items=items, decided=tuple(decided), rationale="The second one is false.")
+
+
+def test_a_decision_stands_beside_what_it_decides(desk):
+    record_many(desk.store, [desk.ranking("a", 1, 2), desk.ranking("b", 2, 1, labeler="sim")])
+    made = record(desk.store, desk.feedback("c", decision(desk, ["event:a", "event:b"], 1, 2)))
+    assert [s.seq for s in current(desk.store)] == [1, 2, 3]
+    assert list(events(desk.store, kinds=["adjudication"])) == [made]
+    assert verify_chain(desk.store).seq == 3
+    assert count(desk.store, kind="ranking") == 2
+
+
+def test_a_decision_between_what_is_not_there_or_is_about_another_prompt_is_refused(desk):
+    record_many(desk.store, [desk.ranking("a", 1, 2), desk.ranking("b", 2, 1, i_prompt=1, labeler="sim")])
+    for decided, words in (
+        (["event:a", "event:zz"], "no such judgement"),
+        (["event:a", "a"], "no such judgement"),
+        (["event:a", "event:b"], "another prompt"),
+    ):
+        with pytest.raises(StoreError, match=words):
+            record(desk.store, desk.feedback("c", decision(desk, decided, 1, 2)))
+    with pytest.raises(StoreError, match="answers another prompt"):
+        record(desk.store, desk.feedback("d", decision(desk, ["event:a", "event:a"], 1, 2, i_prompt=1)))
+    assert count(desk.store) == 2

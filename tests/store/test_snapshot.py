@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from tutelage.store.snapshot import (
     split_of,
 )
 from tutelage.types import (
+    Adjudication,
     Completion,
     CorrectionGiven,
     Critique,
@@ -90,6 +92,21 @@ def test_what_was_said_comes_back_whole(desk, tmp_path):
     assert (card.labelers, card.labeler_kinds) == ({"ann": 7, "sim": 1}, {"human": 7, "simulated": 1})
     assert card.prompts == {"train": 2, "valid": 0, "test": 0}
     assert load_card(tmp_path / "1") == card
+
+
+def test_a_decision_is_trained_on_as_a_ranking_beside_the_raw_ones(desk, tmp_path):
+    record(desk.store, desk.ranking("one", 1, 2))
+    record(desk.store, desk.ranking("two", 2, 1, labeler="sim"))
+    items = desk.ranking("-", 1, 2).judgement.items
+    decided = Adjudication(items=items, decided=("event:one", "event:two"), rationale="The first is right.")
+    record(desk.store, desk.feedback("decision", decided))
+    card = freeze(desk.store, tmp_path / "1", valid_fraction=0.0)
+    assert [(g.event, g.tiers) for g in load_rankings(tmp_path / "1")] == [
+        ("event:one", (1, 2)), ("event:two", (2, 1)), ("event:decision", (1, 2)),
+    ]  # fmt: skip
+    assert card.counts["rankings"] == {"train": 3}
+    rows = pq.read_table(tmp_path / "1" / "rankings.parquet").to_pylist()
+    assert [r["kind"] for r in rows] == ["ranking", "ranking", "adjudication"]
 
 
 def test_a_replaced_judgement_is_not_trained_on(desk, tmp_path):

@@ -124,20 +124,84 @@ def krippendorff_alpha(units: Iterable[Sequence[float | None]], level: Level = "
     None where nothing can be paired or every rating is the same. Krippendorff 2011, "Computing Krippendorff's
     Alpha-Reliability".
     """
-    present = [[r for r in unit if r is not None] for unit in units]
-    rated = [unit for unit in present if len(unit) > 1]
-    values = np.array(sorted({r for unit in rated for r in unit}), dtype=np.float64)
+    rated = [unit for unit in _present(units) if len(unit) > 1]
+    values, counts = _counts(rated)
     if len(values) < 2:
         return None
-    coincidence = np.zeros((len(values), len(values)))
-    for unit in rated:
-        n_value = np.bincount(np.searchsorted(values, unit), minlength=len(values)).astype(np.float64)
-        coincidence += (np.outer(n_value, n_value) - np.diag(n_value)) / (len(unit) - 1)
+    return _alpha(_coincidence(counts).sum(axis=0), values, level)
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficient:
+    """A coefficient of agreement over `n` units with its 95 % interval over prompts."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def alpha_with_interval(
+    units: Sequence[Sequence[float | None]],
+    prompts: Sequence[Hashable],
+    level: Level = "nominal",
+    *,
+    seed: int = 0,
+    n_resamples: int = 1000,
+) -> Coefficient | None:
+    """`krippendorff_alpha` with a percentile interval: whole prompts are drawn again, with replacement.
+
+    prompts  of each unit
+
+    A draw in which all ratings are the same has no alpha, and counts for neither end.
+    """
+    assert len(units) == len(prompts), f"{len(units)} units of {len(prompts)} prompts; name the prompt of each unit"
+    kept = [(unit, p) for unit, p in zip(_present(units), prompts, strict=True) if len(unit) > 1]
+    values, counts = _counts([unit for unit, _ in kept])
+    if len(values) < 2:
+        return None
+    index = {name: i for i, name in enumerate(dict.fromkeys(p for _, p in kept))}
+    per_prompt = np.zeros((len(index), len(values), len(values)))
+    np.add.at(per_prompt, [index[p] for _, p in kept], _coincidence(counts))
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(n_resamples):
+        times = np.bincount(rng.integers(len(index), size=len(index)), minlength=len(index))
+        drawn = _alpha(np.tensordot(times, per_prompt, 1), values, level)
+        found += [] if drawn is None else [drawn]
+    whole = _alpha(per_prompt.sum(axis=0), values, level)
+    if whole is None or not found:
+        return None
+    low, high = np.quantile(found, [0.025, 0.975])
+    return Coefficient(whole, float(low), float(high), len(kept))
+
+
+def _present(units: Iterable[Sequence[float | None]]) -> list[list[float]]:
+    return [[r for r in unit if r is not None] for unit in units]
+
+
+def _counts(rated: Sequence[Sequence[float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The distinct ratings [C], and how often each unit was given each [U, C]."""
+    values = np.array(sorted({r for unit in rated for r in unit}), dtype=np.float64)
+    counts = np.zeros((len(rated), len(values)))
+    of = np.repeat(np.arange(len(rated)), [len(unit) for unit in rated])
+    np.add.at(counts, (of, np.searchsorted(values, [r for unit in rated for r in unit])), 1.0)
+    return values, counts
+
+
+def _coincidence(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[U, C, C]: ordered pairs of ratings within each unit, each rating counted once."""
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(counts.shape[1])
+    found: NDArray[np.float64] = pairs / (counts.sum(axis=1) - 1)[:, None, None]
+    return found
+
+
+def _alpha(coincidence: NDArray[np.float64], values: NDArray[np.float64], level: Level) -> float | None:
+    """From the coincidences [C, C] of all units; None where one value is all there is."""
     n_value = coincidence.sum(axis=1)
     distance = _squared_distance(values, n_value, level)
     observed = (coincidence * distance).sum()
     expected = (np.outer(n_value, n_value) * distance).sum() / (n_value.sum() - 1)
-    return float(1 - observed / expected)
+    return float(1 - observed / expected) if expected > 0 else None
 
 
 def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> float | None:

@@ -63,6 +63,28 @@ def cluster_bootstrap(
     return float(low), float(high)
 
 
+def cluster_wilson(values: ArrayLike, clusters: Sequence[Hashable], z: float = 1.959964) -> Interval:
+    """Interval (low, high) of a share when rows of one cluster go together: Wilson's, for as many independent rows as
+    would scatter alike. Quick and honest where there are few clusters, unlike a bootstrap.
+
+    values    [n], each from 0 to 1
+    clusters  of each row: its prompt, usually
+
+    Kish 1965's effective sample size, never above the rows nor below the clusters. No row: (0, 1).
+    """
+    data = np.asarray(values, dtype=np.float64)
+    assert len(data) == len(clusters), f"{len(data)} values for {len(clusters)} cluster names; give one each"
+    if len(data) == 0:
+        return 0.0, 1.0
+    index = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    n, share = len(data), float(data.mean())
+    off = np.bincount([index[name] for name in clusters], weights=data - share)
+    variance = float((off**2).sum()) / n**2 * len(index) / max(1, len(index) - 1)
+    alike = share * (1 - share) / variance if variance > 0 else 0.0
+    n_eff = min(max(alike, len(index)), n)
+    return wilson(min(share * n_eff, n_eff), n_eff, z)
+
+
 def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided p-value that the two kinds of discordant pairs are equally likely; 1 where there is none.
 

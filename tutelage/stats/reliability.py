@@ -27,7 +27,7 @@ class DawidSkene:
     confusion: Array  # [H, C, C]
     share: Array  # [C], of the true classes
     n: NDArray[np.intp]  # [H], labels given
-    n_steps: int
+    is_settled: bool  # False: the steps ran out
 
     @property
     def right(self) -> Array:
@@ -59,17 +59,18 @@ def dawid_skene(
     """
     i, h, g = (np.asarray(x, dtype=np.intp) for x in (item, labeler, label))
     assert i.shape == h.shape == g.shape and i.ndim == 1 and len(i) > 0, "item, labeler and label: one entry a label"
-    assert 0 <= g.min() and g.max() < n_classes, f"labels run from 0 to {n_classes - 1}"
+    assert g.min() >= 0 and g.max() < n_classes, f"labels run from 0 to {n_classes - 1}"
     n_items, n_h = int(i.max()) + 1, int(h.max()) + 1 if n_labelers is None else n_labelers
     votes = np.zeros((n_items, n_classes))
     np.add.at(votes, (i, g), 1.0)
     posterior = votes / np.maximum(votes.sum(1, keepdims=True), 1)
     posterior[votes.sum(1) == 0] = 1 / n_classes
     prior = smoothing + diagonal * np.eye(n_classes)
-    before = -np.inf
-    for step in range(1, max_steps + 1):
+    before, is_settled = -np.inf, False
+    for _ in range(max_steps):
         count = np.zeros((n_h, n_classes, n_classes))
-        np.add.at(count, (h, slice(None), g), posterior[i])
+        for true in range(n_classes):
+            np.add.at(count[:, true], (h, g), posterior[i, true])
         confusion = (count + prior) / (count + prior).sum(2, keepdims=True)
         share = (posterior.sum(0) + smoothing) / (n_items + n_classes * smoothing)
         log_joint = np.tile(np.log(share), (n_items, 1))
@@ -79,10 +80,11 @@ def dawid_skene(
         posterior = weight / weight.sum(1, keepdims=True)
         now = float((top[:, 0] + np.log(weight.sum(1))).sum())
         now += float((prior * np.log(confusion)).sum() + smoothing * np.log(share).sum())
-        if now - before <= tolerance * len(i):
+        is_settled = now - before <= tolerance * len(i)
+        if is_settled:
             break
         before = now
-    return DawidSkene(posterior, confusion, share, np.bincount(h, minlength=n_h), step)
+    return DawidSkene(posterior, confusion, share, np.bincount(h, minlength=n_h), is_settled)
 
 
 # Comparisons.
@@ -113,7 +115,7 @@ class NoisyBT:
     low: Array  # [H]
     high: Array  # [H]
     n: NDArray[np.intp]  # [H], comparisons of which somebody else judged the same two items
-    n_steps: int
+    is_settled: bool  # False: the steps ran out
 
     @property
     def right(self) -> Array:
@@ -167,16 +169,17 @@ def fit_noisy_bt(
     np.add.at(agree, (met.a, met.b), met.agree)
     np.add.at(differ, (met.a, met.b), ~met.agree)
     agree, differ = agree + agree.T, differ + differ.T
-    r, step = np.full(n_h, 2 * PRIOR[0] / sum(PRIOR) - 1), 0
-    for step in range(1, max_steps + 1):
+    r, is_settled = np.full(n_h, 2 * PRIOR[0] / sum(PRIOR) - 1), n_h == 0
+    for _ in range(max_steps if n_h else 0):
         before = r.copy()
         for one in range(n_h):
             r[one] = _best(agree[one], differ[one], r, float(r[one]))
-        if n_h == 0 or np.abs(r - before).max() < tolerance:
+        is_settled = bool(np.abs(r - before).max() < tolerance)
+        if is_settled:
             break
     r = _most_are_right(r, agree + differ)
     half = Z95 * _errors(met, agree, differ, r)
-    return NoisyBT(r, np.maximum(r - half, -1), np.minimum(r + half, 1), n, step)
+    return NoisyBT(r, np.maximum(r - half, -1), np.minimum(r + half, 1), n, is_settled)
 
 
 def _meetings(
@@ -216,7 +219,7 @@ def _best(agree: Array, differ: Array, others: Array, start: float) -> float:
 
 
 def _most_are_right(r: Array, meetings: Array) -> Array:
-    """Turns each group of labelers who never met the rest to the side that the prior prefers."""
+    """Each group of labelers who never met the rest, turned to the side that the prior prefers."""
     r, left = r.copy(), set(range(len(r)))
     while left:
         group, new = set[int](), {min(left)}
@@ -225,7 +228,7 @@ def _most_are_right(r: Array, meetings: Array) -> Array:
             new = {int(k) for one in new for k in np.flatnonzero(meetings[one])} - group
         left -= group
         own = np.array(sorted(group))
-        if (np.log1p(r[own]) * (PRIOR[0] - PRIOR[1]) < np.log1p(-r[own]) * (PRIOR[0] - PRIOR[1])).mean() > 0.5:
+        if np.arctanh(r[own]).sum() < 0:
             r[own] = -r[own]
     return r
 
@@ -238,7 +241,7 @@ def _errors(met: _Meetings, agree: Array, differ: Array, r: Array) -> Array:
     prior = np.diag((PRIOR[0] - 1) / (1 + r) ** 2 + (PRIOR[1] - 1) / (1 - r) ** 2)
     bend = agree / (1 + product) ** 2 + differ / (1 - product) ** 2
     # d2 / dr_a2 on the diagonal; d2 / dr_a dr_b beside it
-    expected = np.diag((bend * r[None, :] ** 2).sum(1)) + bend * product - agree / (1 + product) + differ / (1 - product)
+    expected = np.diag(bend @ r**2) + bend * product - agree / (1 + product) + differ / (1 - product)
     sign = np.where(met.agree, 1.0, -1.0)
     force = sign / (1 + sign * r[met.a] * r[met.b])
     slopes = np.zeros((int(met.prompt.max()) + 1 if len(met.prompt) else 0, n_h))

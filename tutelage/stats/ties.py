@@ -48,40 +48,66 @@ def _laplacian(i: Indices, j: Indices, per_pair: Array, n_items: int) -> Array:
     return out
 
 
-def fit_bradley_terry(i: ArrayLike, j: ArrayLike, outcome: ArrayLike, *, n_items: int, l2: float = 1e-4) -> Array:
+def _weights(weight: ArrayLike | None, n: int) -> Array:
+    found = np.ones(n) if weight is None else np.asarray(weight, dtype=np.float64)
+    assert found.shape == (n,) and (found >= 0).all(), "a weight of 0 or more for each comparison"
+    return found
+
+
+def fit_bradley_terry(
+    i: ArrayLike,
+    j: ArrayLike,
+    outcome: ArrayLike,
+    *,
+    n_items: int,
+    l2: float = 1e-4,
+    weight: ArrayLike | None = None,
+) -> Array:
     """Scores [n_items], mean 0; a tie counts as half a win for each.
 
+    weight  how often each comparison counts; None: once
     l2  weight of half the sum of squared scores against the summed log-likelihood: keeps the score of an item that
         never lost finite, and puts an item without comparisons at 0
 
     Bradley and Terry 1952, by Newton's method.
     """
     first, second, result = _checked(i, j, outcome, n_items)
+    times = _weights(weight, len(first))
 
     def penalised(s: Array) -> tuple[float, Array, Array]:
         margin = s[first] - s[second]
         win = np.exp(-np.logaddexp(0, -margin))
         nll = np.logaddexp(0, -margin) + (1 - result) / 2 * margin
-        gradient = _to_items(first, second, win - (1 + result) / 2, n_items) + l2 * s
-        hessian = _laplacian(first, second, win * (1 - win), n_items) + l2 * np.eye(n_items)
-        return float(nll.sum() + l2 / 2 * (s @ s)), gradient, hessian
+        gradient = _to_items(first, second, times * (win - (1 + result) / 2), n_items) + l2 * s
+        hessian = _laplacian(first, second, times * win * (1 - win), n_items) + l2 * np.eye(n_items)
+        return float((times * nll).sum() + l2 / 2 * (s @ s)), gradient, hessian
 
     scores = minimise(penalised, np.zeros(n_items))
     centred: Array = scores - scores.mean()
     return centred
 
 
-def fit_davidson(i: ArrayLike, j: ArrayLike, outcome: ArrayLike, *, n_items: int, l2: float = 1e-4) -> Davidson:
+def fit_davidson(
+    i: ArrayLike,
+    j: ArrayLike,
+    outcome: ArrayLike,
+    *,
+    n_items: int,
+    l2: float = 1e-4,
+    weight: ArrayLike | None = None,
+) -> Davidson:
     """Scores and tie parameter by penalised maximum likelihood; without a tie, Bradley-Terry and nu = 0.
 
-    l2  as in `fit_bradley_terry`, on log nu as well
+    l2      as in `fit_bradley_terry`, on log nu as well
+    weight  how often each comparison counts; None: once
 
     Davidson 1970, JASA 65; the log-likelihood is concave in (scores, log nu).
     """
     first, second, result = _checked(i, j, outcome, n_items)
+    times = _weights(weight, len(first))
     is_tie = result == 0
-    if not is_tie.any():
-        return Davidson(fit_bradley_terry(first, second, result, n_items=n_items, l2=l2), 0.0)
+    if not times[is_tie].any():
+        return Davidson(fit_bradley_terry(first, second, result, n_items=n_items, l2=l2, weight=times), 0.0)
 
     def penalised(x: Array) -> tuple[float, Array, Array]:
         s, log_nu = x[:-1], x[-1]
@@ -91,12 +117,13 @@ def fit_davidson(i: ArrayLike, j: ArrayLike, outcome: ArrayLike, *, n_items: int
         win, tie, loss = np.exp(logits - log_z)
         nll = log_z - np.where(is_tie, log_nu, result * margin / 2)
         lead = (win - loss) / 2  # d log_z / d margin
-        gradient = np.append(_to_items(first, second, lead - result / 2, n_items), (tie - is_tie).sum()) + l2 * x
+        gradient = _to_items(first, second, times * (lead - result / 2), n_items)
+        gradient = np.append(gradient, (times * (tie - is_tie)).sum()) + l2 * x
         hessian = l2 * np.eye(n_items + 1)
-        hessian[:-1, :-1] += _laplacian(first, second, (win + loss) / 4 - lead**2, n_items)
-        hessian[:-1, -1] = hessian[-1, :-1] = _to_items(first, second, -lead * tie, n_items)
-        hessian[-1, -1] += (tie * (1 - tie)).sum()
-        return float(nll.sum() + l2 / 2 * (x @ x)), gradient, hessian
+        hessian[:-1, :-1] += _laplacian(first, second, times * ((win + loss) / 4 - lead**2), n_items)
+        hessian[:-1, -1] = hessian[-1, :-1] = _to_items(first, second, times * -lead * tie, n_items)
+        hessian[-1, -1] += (times * tie * (1 - tie)).sum()
+        return float((times * nll).sum() + l2 / 2 * (x @ x)), gradient, hessian
 
     x = minimise(penalised, np.zeros(n_items + 1))
     return Davidson(x[:-1] - x[:-1].mean(), float(np.exp(x[-1])))

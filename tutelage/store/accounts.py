@@ -18,6 +18,8 @@ from tutelage.store.db import Store
 
 account = schema.account
 
+OWNER_LINK = "owner_link"  # the setting that holds the hash of the one-time link for the first owner
+
 # Two plain words and a number: easy to say aloud, and nobody's name.
 _ADJECTIVES = (
     "amber", "blue", "brisk", "calm", "clear", "coral", "eager", "early", "fair", "fern", "gentle", "golden", "green",
@@ -147,6 +149,19 @@ def has_owner(store: Store) -> bool:
         return conn.scalar(sa.select(account.c.id).where(account.c.is_owner == 1).limit(1)) is not None
 
 
+def create_first_owner(store: Store, link_hash: str, email: str, password_hash: str) -> Account:
+    """The first owner, by the one-time link; of two who open it at the same moment one comes in."""
+    link = desk_schema.setting
+    with store.write() as conn:
+        owned = conn.scalar(sa.select(account.c.id).where(account.c.is_owner == 1).limit(1)) is not None
+        kept = conn.execute(sa.select(link.c.value).where(link.c.key == OWNER_LINK)).first()
+        if owned or kept is None or kept.value != link_hash:
+            raise StoreError("this link was used already. Sign in, or ask the owner for an invitation.")
+        made = create_within(conn, store.now(), email, password_hash, None, True)
+        conn.execute(sa.delete(link).where(link.c.key == OWNER_LINK))
+    return get_account(store, made)
+
+
 def change_account(store: Store, number: int, **values: Any) -> None:
     """Sets columns of an account: password_hash, totp_secret, oidc_subject, preferences, state, is_owner."""
     with store.write() as conn:
@@ -173,7 +188,13 @@ def erase_account(store: Store, number: int) -> str:
         conn.execute(sa.update(schema.labeler).where(schema.labeler.c.account_id == number).values(account_id=None))
         for table in (desk_schema.session, desk_schema.member):
             conn.execute(sa.delete(table).where(table.c.account_id == number))
-        conn.execute(sa.delete(account).where(account.c.id == number))
+        # The number stays taken: the audit names it, and must never mean somebody else by it.
+        emptied = dict.fromkeys(("password_hash", "totp_secret", "oidc_subject", "preferences"))
+        conn.execute(
+            sa.update(account)
+            .where(account.c.id == number)
+            .values(email=f"erased {number}", state="closed", is_owner=0, created_at="", **emptied)
+        )
     return str(name)
 
 

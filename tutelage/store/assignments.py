@@ -347,6 +347,16 @@ def answers_of(store: Store, project_id: int) -> list[Held]:
     return [held_row(row, of[row.task_id]) for row in rows]
 
 
+def answers_to(store: Store, task_number: int) -> list[Held]:
+    """Every answer to one task and every skip of it, oldest first."""
+    query = sa.select(assignment).where(
+        assignment.c.task_id == task_number, assignment.c.state.in_(("answered", "skipped"))
+    )
+    with store.read() as conn:
+        rows = conn.execute(query.order_by(assignment.c.answered_at, assignment.c.id)).all()
+        return [held_row(row, _task_of(conn, row.task_id)) for row in rows]
+
+
 def own_counts(store: Store, project_id: int, labeler: str) -> list[tuple[str, str, int]]:
     """(kind of task, state, number) of one person's work in a project."""
     query = (

@@ -3,7 +3,7 @@
 Accepted or edited, one becomes a demonstration in the log; rejected, it is kept with the reason and trains nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,6 +72,15 @@ def add_candidates(store: Store, project_id: int, given: Sequence[NewCandidate])
     return added
 
 
+def known_candidates(store: Store, keys: Iterable[str]) -> set[str]:
+    """Those of the keys under which a proposal is there already."""
+    found: set[str] = set()
+    with store.read() as conn:
+        for part in chunks(keys):
+            found |= set(conn.scalars(sa.select(candidate.c.key).where(candidate.c.key.in_(part))))
+    return found
+
+
 def pending(store: Store, project_id: int, *, after: int = 0, limit: int = 20) -> list[Candidate]:
     """Proposals that nobody has decided, oldest first."""
     query = sa.select(candidate).where(
@@ -79,6 +88,14 @@ def pending(store: Store, project_id: int, *, after: int = 0, limit: int = 20) -
     )
     with store.read() as conn:
         return [_row(r) for r in conn.execute(query.order_by(candidate.c.id).limit(limit))]
+
+
+def find_candidate(store: Store, project_id: int, number: int) -> Candidate | None:
+    """A proposal of this project, whatever became of it."""
+    query = sa.select(candidate).where(candidate.c.id == number, candidate.c.project_id == project_id)
+    with store.read() as conn:
+        row = conn.execute(query).first()
+    return _row(row) if row else None
 
 
 def counts(store: Store, project_id: int) -> dict[str, int]:
@@ -106,10 +123,12 @@ def decide(
     reviewer: str,
     source: str,
     text: str | None = None,
+    reason: str = "",
 ) -> StoredFeedback | None:
     """Decides one proposal, once. Accepted or edited, it becomes a demonstration by the reviewer's judgement.
 
-    text  what the reviewer made of it, for `edited`
+    text    what the reviewer made of it, for `edited`
+    reason  why not, for `rejected`: it joins the findings
     """
     with store.write() as conn:
         row = conn.execute(
@@ -134,6 +153,11 @@ def decide(
         conn.execute(
             sa.update(candidate)
             .where(candidate.c.id == number)
-            .values(state=decision, decided_by=reviewer, decided_at=store.now())
+            .values(
+                state=decision,
+                decided_by=reviewer,
+                decided_at=store.now(),
+                findings=[*row.findings, *([{"kind": "rejected", "detail": reason}] if reason else [])],
+            )
         )
     return stored

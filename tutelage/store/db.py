@@ -25,7 +25,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 from sqlalchemy.pool import StaticPool
 
-from tutelage.errors import DiskError, StoreError
+from tutelage.errors import BusyError, DiskError, StoreError
 
 WAIT_S = 30.0  # for the write lock, before the caller is told that the store is busy
 BATCH = 500  # rows a statement or transaction: a labeler never waits long behind an import
@@ -75,7 +75,7 @@ class Gate:
     def hold(self) -> Iterator[None]:
         until = time.monotonic() + WAIT_S
         if not self._lock.acquire(timeout=WAIT_S):
-            raise StoreError(
+            raise BusyError(
                 f"{self._file.name}: another thread kept the store busy for {WAIT_S:.0f} s. Try again later."
             )
         try:
@@ -93,7 +93,7 @@ class Gate:
                 return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise StoreError(
+                    raise BusyError(
                         f"{self._file.name}: another process kept the store busy for {WAIT_S:.0f} s. Try again later."
                     ) from None
                 time.sleep(0.001)
@@ -228,6 +228,7 @@ def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
         "synchronous=FULL",
         "foreign_keys=ON",
         f"busy_timeout={int(WAIT_S * 1000)}",
+        "secure_delete=ON",  # what was erased is overwritten, not only unlinked
         "recursive_triggers=ON",  # else INSERT OR REPLACE deletes a fact without waking its trigger
     ):
         connection.execute(f"PRAGMA {pragma}")
@@ -248,9 +249,7 @@ def database_errors(where: str) -> Iterator[None]:
         if "disk is full" in text or "disk I/O error" in text or "No space left" in text:
             raise DiskError(f"{where}: {text}. The transaction was undone. Free space and run the same again.") from e
         if "locked" in text or "lock timeout" in text:
-            raise StoreError(
-                f"{where}: another process kept the store busy for {WAIT_S:.0f} s. Try again later."
-            ) from e
+            raise BusyError(f"{where}: another process kept the store busy for {WAIT_S:.0f} s. Try again later.") from e
         if "NUL (0x00)" in text:
             raise StoreError(f"{where}: an id or a name holds a NUL character, which PostgreSQL cannot store.") from e
         if isinstance(e, sa.exc.OperationalError) or "not a database" in text or "malformed" in text:

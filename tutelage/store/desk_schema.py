@@ -94,6 +94,7 @@ task = Table(
     Column("created_at", String, nullable=False),
     Index("ix_task_open_place", "project_id", "state", "kind", "is_check", "place"),
     Index("ix_task_open_priority", "project_id", "state", "kind", "is_check", "priority"),
+    Index("ix_task_progress", "project_id", "is_check", "source", "kind", "overlap"),
 )
 
 assignment = Table(

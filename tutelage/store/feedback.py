@@ -17,9 +17,21 @@ from sqlalchemy import Connection
 from tutelage.errors import ConflictError, StoreError
 from tutelage.store import schema
 from tutelage.store.db import BATCH, Store, chunks
-from tutelage.types import CorrectionGiven, Feedback, Flag, Judgement, Ranking, Rating, Skip, StoredFeedback
+from tutelage.types import (
+    Adjudication,
+    CorrectionGiven,
+    Feedback,
+    Flag,
+    Judgement,
+    Ranking,
+    Rating,
+    Skip,
+    StoredFeedback,
+)
 
 event = schema.event
+
+EVENT = "event:"  # begins the name of a judgement in files
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +140,7 @@ def _insert(conn: Connection, rows: list[tuple[StoredFeedback, dict[str, Any]]])
 
 def entries(stored: StoredFeedback) -> list[dict[str, Any]]:
     j = stored.feedback.judgement
-    items = j.items if isinstance(j, Ranking) else ()
+    items = j.items if isinstance(j, Ranking | Adjudication) else ()
     return [{"event": stored.seq, "completion": i.completion_id, "tier": i.tier} for i in items]
 
 
@@ -145,13 +157,13 @@ def ratings(stored: StoredFeedback) -> list[dict[str, Any]]:
 
 def event_id(feedback: Feedback) -> str:
     """The name of a judgement in files: it outlives export and import, which a seq does not."""
-    return f"event:{feedback.idempotency_key}"
+    return f"{EVENT}{feedback.idempotency_key}"
 
 
 def completions_named(judgement: Judgement) -> tuple[str, ...]:
     """Ids of the completions that a judgement is about."""
     match judgement:
-        case Ranking():
+        case Ranking() | Adjudication():
             return tuple(i.completion_id for i in judgement.items)
         case CorrectionGiven():
             return (judgement.completion_id, judgement.corrected_id)
@@ -176,7 +188,7 @@ def _look_up(conn: Connection, feedbacks: Sequence[Feedback]) -> _Known:
             sa.select(completion.id, completion.prompt_id, completion.parent).where(completion.id.in_(part))
         )
         known.completion |= {r.id: (r.prompt_id, r.parent) for r in found}
-    for part in chunks({f.idempotency_key for f in feedbacks}):
+    for part in chunks({f.idempotency_key for f in feedbacks} | _decided_keys(feedbacks)):
         for row in conn.execute(sa.select(event).where(event.c.idempotency_key.in_(part))):
             known.by_key[row.idempotency_key] = (row.body_sha, stored_row(row))
     for seqs in chunks({f.supersedes for f in feedbacks if f.supersedes is not None}):
@@ -185,6 +197,11 @@ def _look_up(conn: Connection, feedbacks: Sequence[Feedback]) -> _Known:
         for row in conn.execute(sa.select(event).where(event.c.supersedes.in_(seqs))):
             known.heir_of[row.supersedes] = row.seq
     return known
+
+
+def _decided_keys(feedbacks: Sequence[Feedback]) -> set[str]:
+    decisions = [f.judgement for f in feedbacks if isinstance(f.judgement, Adjudication)]
+    return {name.removeprefix(EVENT) for j in decisions for name in j.decided}
 
 
 def _check(f: Feedback, known: _Known) -> None:
@@ -200,11 +217,13 @@ def _check(f: Feedback, known: _Known) -> None:
         if known.completion[i][0] != f.prompt_id:
             raise StoreError(f"{where}: completion {i!r} answers another prompt than {f.prompt_id!r}. Check the ids.")
     j = f.judgement
-    if isinstance(j, Ranking) and f.shown and (len(f.shown) != len(named) or set(f.shown) != set(named)):
+    if isinstance(j, Ranking | Adjudication) and f.shown and (len(f.shown) != len(named) or set(f.shown) != set(named)):
         raise StoreError(
             f"{where}: {len(f.shown)} completions were shown and {len(named)} ranked, or not the same ones. "
             f"A ranking places each completion that was shown exactly once."
         )
+    if isinstance(j, Adjudication):
+        _check_decided(where, f.prompt_id, j, known)
     if isinstance(j, CorrectionGiven) and known.completion[j.corrected_id][1] != j.completion_id:
         raise StoreError(
             f"{where}: {j.corrected_id!r} is not stored as a correction of {j.completion_id!r}. "
@@ -214,6 +233,16 @@ def _check(f: Feedback, known: _Known) -> None:
         raise StoreError(f"{where}: the rating is {j.value}. Give a finite number.")
     if f.supersedes is not None:
         _check_supersedes(f, f.supersedes, known)
+
+
+def _check_decided(where: str, prompt_id: str, j: Adjudication, known: _Known) -> None:
+    """Raises StoreError unless what is decided between is there, about the same prompt."""
+    for name in j.decided:
+        key = name.removeprefix(EVENT)
+        if not name.startswith(EVENT) or key not in known.by_key:
+            raise StoreError(f"{where}: it decides {name!r}, but there is no such judgement in this store.")
+        if known.by_key[key][1].feedback.prompt_id != prompt_id:
+            raise StoreError(f"{where}: it decides {name!r}, which is about another prompt. Check the ids.")
 
 
 def _check_supersedes(f: Feedback, old: int, known: _Known) -> None:

@@ -44,7 +44,7 @@ def offer(
         expire(conn, now)
         held = held_by(conn, project.id, labeler)
         for one in held:
-            if one.id not in have:
+            if one.id not in have and (kinds is None or one.task.kind in kinds):
                 conn.execute(sa.update(assignment).where(assignment.c.id == one.id).values(lease_until=now + seconds))
                 return one
         if len(held) >= MAX_HELD:

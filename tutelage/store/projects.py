@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy import Connection
 
 from tutelage.errors import StoreError
@@ -37,6 +37,8 @@ class FlagKind(Fact):
 
 class ProjectSettings(Fact):
     """How a project asks. Shares are of the tasks that a labeller is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     aspects: tuple[Aspect, ...] = (Aspect(key="overall", label="Overall quality"),)
     flags: tuple[FlagKind, ...] = (
@@ -263,12 +265,12 @@ def accept_invite(
 
 def publish_guideline(store: Store, project_id: int, text: str) -> Guideline:
     """A new version of a project's guideline. The same text again is the version that is there."""
-    newest = guideline(store, project_id)
-    if newest is not None and newest.text == text:
-        return newest
-    version = newest.version + 1 if newest else 1
-    key = digest("guideline", project_id, version, text)
     with store.write() as conn:
+        found = _guidelines(conn, project_id)
+        if found and found[0].text == text:
+            return found[0]
+        version = found[0].version + 1 if found else 1
+        key = digest("guideline", project_id, version, text)
         conn.execute(sa.insert(schema.guideline).values(id=key, version=version, text=text))
         at = store.now()
         row = {"project_id": project_id, "version": version, "guideline_id": key, "published_at": at}
@@ -278,6 +280,11 @@ def publish_guideline(store: Store, project_id: int, text: str) -> Guideline:
 
 def guidelines(store: Store, project_id: int) -> list[Guideline]:
     """All versions, newest first."""
+    with store.read() as conn:
+        return _guidelines(conn, project_id)
+
+
+def _guidelines(conn: Connection, project_id: int) -> list[Guideline]:
     table = desk_schema.project_guideline
     query = (
         sa.select(table, schema.guideline.c.text)
@@ -285,8 +292,7 @@ def guidelines(store: Store, project_id: int) -> list[Guideline]:
         .where(table.c.project_id == project_id)
         .order_by(table.c.version.desc())
     )
-    with store.read() as conn:
-        return [Guideline(r.guideline_id, r.version, r.text, r.published_at) for r in conn.execute(query)]
+    return [Guideline(r.guideline_id, r.version, r.text, r.published_at) for r in conn.execute(query)]
 
 
 def guideline(store: Store, project_id: int) -> Guideline | None:

@@ -62,7 +62,7 @@ _HEAD = [
 _ONE = [("completion_id", pa.string()), ("model_version", pa.string()), ("text", pa.string())]
 COLUMNS = {
     "rankings": [
-        ("kind", pa.string()),  # ranking, or correction: the new text above the old one
+        ("kind", pa.string()),  # ranking, adjudication, or correction: the new text above the old one
         ("completion_ids", pa.list_(pa.string())),
         ("model_versions", pa.list_(pa.string())),
         ("texts", pa.list_(pa.string())),

@@ -150,6 +150,24 @@ def _values(t: NewTask, project_id: int, at: str) -> dict[str, Any]:
     }
 
 
+def known_tasks(store: Store, keys: Iterable[str]) -> set[str]:
+    """Those of the keys under which a task is there already."""
+    found: set[str] = set()
+    with store.read() as conn:
+        for part in chunks(keys):
+            found |= set(conn.scalars(sa.select(task.c.key).where(task.c.key.in_(part))))
+    return found
+
+
+def prompts_of_source(store: Store, project_id: int, source: str) -> list[str]:
+    """Ids of the prompts of a project's tasks of this source, in the order in which they came."""
+    query = sa.select(task.c.prompt_id).where(
+        task.c.project_id == project_id, task.c.source == source, task.c.is_check == 0
+    )
+    with store.read() as conn:
+        return list(dict.fromkeys(conn.scalars(query.order_by(task.c.id))))
+
+
 def get_task(store: Store, project_id: int, number: int) -> Task | None:
     with store.read() as conn:
         row = conn.execute(sa.select(task).where(task.c.id == number, task.c.project_id == project_id)).first()

@@ -3,6 +3,7 @@ environment variable.
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ import sqlalchemy as sa
 from tutelage.errors import ConflictError
 from tutelage.store import desk_schema, schema
 from tutelage.store.db import Store
+from tutelage.store.feedback import record_within
+from tutelage.types import Feedback, StoredFeedback
 
 endpoint, chat, job = desk_schema.endpoint, desk_schema.chat, desk_schema.job
 
@@ -56,6 +59,11 @@ def endpoints(store: Store, project_id: int) -> list[Endpoint]:
         ]
 
 
+def find_endpoint(store: Store, project_id: int, number: int) -> Endpoint | None:
+    """An endpoint of this project that was not removed."""
+    return next((e for e in endpoints(store, project_id) if e.id == number), None)
+
+
 def remove_endpoint(store: Store, project_id: int, number: int) -> bool:
     """Forgets an endpoint and its key. What it wrote stays."""
     with store.write() as conn:
@@ -74,8 +82,9 @@ def remove_endpoint(store: Store, project_id: int, number: int) -> bool:
 class Chat:
     """A conversation of a labeler with one model, or with two side by side.
 
-    turns  {"role": "user", "text"}, or {"role": "assistant", "answers": [{"text", "completion"}], "chosen": 0 or 1,
-           "thumb": 1 or -1, "broke": true} with what was judged so far
+    turns  {"role": "user", "text", "key"}; {"role": "assistant", "prompt", "answers": [{"text", "completion", "thumb",
+           "broke"}], "chosen": which answer goes on, or None, "outcome"} with what was judged so far; and first of a
+           chat that is a task, {"role": "task", "assignment"}
     """
 
     id: str
@@ -92,11 +101,18 @@ def _chat(row: sa.Row[Any]) -> Chat:
     return Chat(row.id, row.project_id, row.labeler, row.goal, tuple(row.endpoints), row.turns, row.state, row.success)
 
 
-def open_chat(store: Store, project_id: int, labeler: str, goal: str, endpoint_ids: tuple[int, ...]) -> Chat:
+def open_chat(
+    store: Store,
+    project_id: int,
+    labeler: str,
+    goal: str,
+    endpoint_ids: tuple[int, ...],
+    turns: Sequence[dict[str, Any]] = (),
+) -> Chat:
     number = secrets.token_hex(12)
     row = {"id": number, "project_id": project_id, "labeler": labeler, "goal": goal, "endpoints": list(endpoint_ids)}
     with store.write() as conn:
-        conn.execute(sa.insert(chat).values(**row, turns=[], state="open", created_at=store.now()))
+        conn.execute(sa.insert(chat).values(**row, turns=list(turns), state="open", created_at=store.now()))
     found = find_chat(store, project_id, labeler, number)
     assert found is not None, "it was stored just now"
     return found
@@ -117,13 +133,17 @@ def chats(store: Store, project_id: int, labeler: str, limit: int = 30) -> list[
         return [_chat(r) for r in conn.execute(query.order_by(chat.c.created_at.desc()).limit(limit))]
 
 
-def change_chat(store: Store, seen: Chat, **values: Any) -> None:
-    """Writes turns, state or success. Raises ConflictError when the chat went on meanwhile, in another window."""
+def change_chat(store: Store, seen: Chat, feedbacks: Sequence[Feedback] = (), **values: Any) -> list[StoredFeedback]:
+    """Writes turns, state or success, and what was judged there, in one transaction.
+
+    Raises ConflictError when the chat went on meanwhile, in another window.
+    """
     with store.write() as conn:
-        turns = conn.scalar(sa.select(chat.c.turns).where(chat.c.id == seen.id))
-        if turns != seen.turns:
+        row = conn.execute(sa.select(chat.c.turns, chat.c.state).where(chat.c.id == seen.id)).one()
+        if row.turns != seen.turns or row.state != seen.state:
             raise ConflictError("this chat went on in another window. Reload it.")
         conn.execute(sa.update(chat).where(chat.c.id == seen.id).values(**values))
+        return record_within(conn, store.now(), feedbacks) if feedbacks else []
 
 
 # Jobs.
@@ -160,6 +180,12 @@ def jobs(store: Store, project_id: int, limit: int = 20) -> list[Job]:
     query = sa.select(job).where(job.c.project_id == project_id).order_by(job.c.id.desc()).limit(limit)
     with store.read() as conn:
         return [_job(r) for r in conn.execute(query)]
+
+
+def find_job(store: Store, project_id: int, number: int) -> Job | None:
+    with store.read() as conn:
+        row = conn.execute(sa.select(job).where(job.c.id == number, job.c.project_id == project_id)).first()
+    return _job(row) if row else None
 
 
 def take_job(store: Store) -> Job | None:

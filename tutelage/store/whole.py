@@ -8,6 +8,7 @@ from tutelage.store.db import Store, chunks
 from tutelage.store.feedback import completions_named, event_id
 from tutelage.store.prompts import get_prompts
 from tutelage.types import (
+    Adjudication,
     Completion,
     CorrectionGiven,
     Demonstration,
@@ -47,10 +48,19 @@ def whole(store: Store, events: Iterable[StoredFeedback]) -> Iterator[Whole]:
             yield Whole(s, prompts[s.feedback.prompt_id], {i: found[i] for i in named})
 
 
+def place_of(one: Whole, completion_id: str) -> int | None:
+    """The place, from 1, at which a completion was presented; None where that is not known."""
+    shown = one.stored.feedback.shown
+    return shown.index(completion_id) + 1 if completion_id in shown else None
+
+
 def ranked(one: Whole) -> list[tuple[Completion, int]]:
-    """Completions and tiers of a ranking, or of a correction: the new text above the old one. Else nothing."""
+    """Completions and tiers of a ranking or a reviewer's decision, or of a correction: the new text above the old one.
+
+    Nothing of any other judgement.
+    """
     j = one.stored.feedback.judgement
-    if isinstance(j, Ranking):
+    if isinstance(j, Ranking | Adjudication):
         return [(one.completions[i.completion_id], i.tier) for i in j.items]
     if isinstance(j, CorrectionGiven):
         return [(one.completions[j.corrected_id], 1), (one.completions[j.completion_id], 2)]

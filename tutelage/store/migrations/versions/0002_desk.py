@@ -116,6 +116,7 @@ def _tasks() -> None:
     )
     op.create_index("ix_task_open_place", "task", ["project_id", "state", "kind", "is_check", "place"])
     op.create_index("ix_task_open_priority", "task", ["project_id", "state", "kind", "is_check", "priority"])
+    op.create_index("ix_task_progress", "task", ["project_id", "is_check", "source", "kind", "overlap"])
     op.create_table(
         "assignment",
         sa.Column("id", sa.String, primary_key=True),
