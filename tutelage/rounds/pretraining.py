@@ -118,6 +118,15 @@ def _tokenizer_texts(recipe: PretrainRecipe) -> Iterator[str]:
                 yield plain(document)
 
 
+def _readings(epochs: float, updates: int) -> str:
+    """How often a source was read, or in which proportion where the run was cut short."""
+    return (
+        f"{epochs:g} readings of it in the mixture, of which {updates} updates were made"
+        if updates
+        else f"read {epochs:g} times"
+    )
+
+
 def _card(recipe: PretrainRecipe, final: dict[str, float]) -> str:
     own = Path(recipe.card).read_text(encoding="utf-8") if recipe.card else "# A base model trained with tutelage\n"
     lines = [
@@ -129,7 +138,7 @@ def _card(recipe: PretrainRecipe, final: dict[str, float]) -> str:
             for k, v in final.items()
             if k.startswith("perplexity/")
         ),
-        *(f"- source: {s.name}, read {s.epochs:g} times" for s in recipe.sources),
+        *(f"- source: {s.name}, {_readings(s.epochs, recipe.pretrain.updates)}" for s in recipe.sources),
     ]
     return (
         own.rstrip()
