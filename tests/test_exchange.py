@@ -5,9 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tutelage.exchange import export_file, import_file
 from tutelage.errors import DataError, StoreError
+from tutelage.exchange import export_file, import_file
 from tutelage.store.chain import verify_chain
 from tutelage.store.completions import add_completions
 from tutelage.store.db import open_store
@@ -17,13 +19,17 @@ from tutelage.store.prompts import add_prompts, get_prompts
 from tutelage.store.snapshot import freeze, load_rankings
 from tutelage.types import (
     Completion,
+    CorrectionGiven,
+    Critique,
     DemonstrationGiven,
     Feedback,
+    Flag,
     Labeler,
     Message,
     Prompt,
     RankedItem,
     Ranking,
+    Rating,
     Thumb,
 )
 
@@ -244,3 +250,131 @@ def test_public_sets_go_in_and_come_out(store, shared_data, tmp_path):
     assert ties["webgpt"] == 176
     done = export_file(store, tmp_path / "a.jsonl", format="pairs", sources=["oasst"])
     assert done.rows == 754
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
+NAME = st.text("abcdé-_. 0", min_size=1, max_size=8).filter(str.strip)
+
+
+@st.composite
+def ranking_told(draw):
+    """Texts, models and tiers of a ranking, and how it came about."""
+    texts = draw(st.lists(TEXT, min_size=2, max_size=9, unique=True))
+    tiers = draw(st.lists(st.integers(1, 9), min_size=len(texts), max_size=len(texts)))
+    order = {tier: i + 1 for i, tier in enumerate(sorted(set(tiers)))}
+    return {
+        "texts": texts,
+        "tiers": [order[t] for t in tiers],
+        "models": draw(st.lists(st.none() | NAME, min_size=len(texts), max_size=len(texts))),
+        "shown": draw(st.none() | st.permutations(range(len(texts)))),
+        "active_ms": draw(st.integers(0, 10**9)),
+        "guideline": draw(st.none() | NAME),
+        "aspect": draw(st.sampled_from(["overall", "tone"])),
+        "none_acceptable": draw(st.booleans()),
+        "strength": draw(st.none() | st.integers(0, 3)),
+        "margin": draw(st.none() | st.floats(-1e9, 1e9)),
+        "is_correction": draw(st.booleans()),
+    }
+
+
+def put(store, n: int, told) -> None:
+    prompt = Prompt(messages=(Message(role="user", content=f"question {n}"),), source="demo")
+    made = [
+        Completion(prompt_id=prompt.id, text=text, model_version=model, sample=i)
+        for i, (text, model) in enumerate(zip(told["texts"], told["models"], strict=True))
+    ]
+    better = Completion(prompt_id=prompt.id, text=made[0].text + "!", origin="edited", parent=made[0].id)
+    add_prompts(store, [prompt])
+    add_completions(store, [*made, better])
+    shared = {"active_ms": told["active_ms"], "guideline": told["guideline"], "source": "round-1", "labeler": "ann"}
+    items = tuple(RankedItem(completion_id=c.id, tier=t) for c, t in zip(made, told["tiers"], strict=True))
+    said = {k: told[k] for k in ("aspect", "none_acceptable", "strength", "margin")}
+    shown = tuple(made[i].id for i in told["shown"] or ())
+    record(store, Feedback(prompt_id=prompt.id, judgement=Ranking(items=items, **said), shown=shown,
+                           idempotency_key=f"r{n}", **shared))  # fmt: skip
+    if told["is_correction"]:
+        given = CorrectionGiven(completion_id=made[0].id, corrected_id=better.id)
+        record(store, Feedback(prompt_id=prompt.id, judgement=given, shown=shown, idempotency_key=f"c{n}", **shared))
+
+
+@settings(max_examples=12)
+@given(
+    told=st.lists(ranking_told(), min_size=1, max_size=12), ending=st.sampled_from(["jsonl", "parquet", "jsonl.zst"])
+)
+def test_any_rankings_come_back_byte_for_byte_with_their_lineage(tmp_path_factory, told, ending):
+    folder = tmp_path_factory.mktemp("round-trip")
+    first, second = folder / f"a.{ending}", folder / f"b.{ending}"
+    with open_store(folder / "one.db") as one, open_store(folder / "two.db") as two:
+        add_labeler(one, Labeler(pseudonym="ann", kind="human"))
+        for n, ranking in enumerate(told):
+            put(one, n, ranking)
+        rows = export_file(one, first, format="rankings").rows
+        report = import_file(two, first)
+        assert (report.n_taken, report.n_refused) == (rows, 0)
+        export_file(two, second, format="rankings")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_rankings_ratings_and_remarks_come_with_how_they_came_about(store, tmp_path):
+    add_labeler(store, Labeler(pseudonym="ann", kind="human"))
+    prompt = Prompt(messages=(Message(role="user", content="q"),), source="demo")
+    made = [Completion(prompt_id=prompt.id, text=t, model_version=m, sample=i)
+            for i, (t, m) in enumerate((("A", "sft"), ("B", None)))]  # fmt: skip
+    add_prompts(store, [prompt])
+    add_completions(store, made)
+    a, b = (c.id for c in made)
+    judgements = [
+        Ranking(items=(RankedItem(completion_id=a, tier=2), RankedItem(completion_id=b, tier=1)), none_acceptable=True),
+        Rating(completion_id=a, aspect="overall", value=6.0),
+        Critique(completion_id=b, text="=too long", span=(0, 1)),
+        Flag(completion_id=b, category="false", note="n"),
+        Flag(category="off-topic"),
+    ]
+    for i, j in enumerate(judgements):
+        key, shown = f"k{i}", (b, a) if i < 4 else ()
+        record(store, Feedback(labeler="ann", prompt_id=prompt.id, judgement=j, idempotency_key=key, guideline="g-1",
+                               shown=shown, active_ms=2500, source="s"))  # fmt: skip
+
+    def rows(format: str) -> list[dict[str, object]]:
+        export_file(store, tmp_path / "out.jsonl", format=format)
+        return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+
+    by = {"seconds": 2.5, "guideline": "g-1", "labeler": "ann", "source": "s"}
+    (ranking,) = rows("rankings")
+    assert ranking == {
+        "prompt": "q", "none_acceptable": True, "event": "event:k0", **by,
+        "completions": [
+            {"text": "A", "tier": 2, "model": "sft", "position": 2}, {"text": "B", "tier": 1, "position": 1},
+        ],
+    }  # fmt: skip
+    assert rows("ratings") == [{"prompt": "q", "completion": "A", "aspect": "overall", "value": 6.0, "model": "sft",
+                                "position": 2, **by, "event": "event:k1"}]  # fmt: skip
+    assert rows("critiques") == [{"prompt": "q", "completion": "B", "critique": "=too long", "start": 0, "end": 1,
+                                  "position": 1, **by, "event": "event:k2"}]  # fmt: skip
+    assert [(r["category"], r.get("completion"), r.get("note")) for r in rows("flags")] == [
+        ("false", "B", "n"), ("off-topic", None, None),
+    ]  # fmt: skip
+    log = rows("log")
+    assert [(r["seq"], r["feedback"]["idempotency_key"]) for r in log] == [(i + 1, f"k{i}") for i in range(5)]
+    assert [r["hash"] for r in log] == [s.hash for s in events(store)]
+    export_file(store, tmp_path / "out.csv", format="critiques")
+    assert "'=too long" in (tmp_path / "out.csv").read_text()
+
+
+def test_the_log_holds_what_was_replaced_and_the_rest_does_not(store, tmp_path):
+    said_by_people(store)
+    first = next(iter(events(store)))
+    again = first.feedback.model_copy(update={"idempotency_key": "new", "supersedes": first.seq})
+    record(store, again)
+    assert export_file(store, tmp_path / "a.jsonl", format="log").rows == 7
+    assert export_file(store, tmp_path / "b.jsonl", format="rankings").rows == 3
+    assert export_file(store, tmp_path / "c.parquet", format="log", sources=["else"]).rows == 0
+
+
+@pytest.mark.parametrize("field", ["guideline", "model", "labeler"])
+def test_a_nul_in_any_name_is_refused_before_anything_is_stored(store, tmp_path, field):
+    row = {"prompt": "q", "completions": [{"text": "a", "tier": 1}, {"text": "b", "tier": 2}]}
+    (row["completions"][0] if field == "model" else row)[field] = "x\x00"
+    with pytest.raises(DataError, match="a NUL character"):
+        import_file(store, save(tmp_path, row))
+    assert get_prompts(store) == []

@@ -6,9 +6,10 @@ is imported again, or was imported in part before a kill, adds what is missing a
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tutelage.errors import DataError, StoreError
 from tutelage.formats import write
@@ -18,21 +19,24 @@ from tutelage.formats.rows import Refusal
 from tutelage.formats.write import Judged, Written
 from tutelage.store.completions import add_completions
 from tutelage.store.db import Store, chunks
-from tutelage.store.feedback import current, find, record_many
+from tutelage.store.feedback import current, event_id, events, find, record_many
 from tutelage.store.people import add_labeler, labeler_kinds
 from tutelage.store.prompts import add_prompts, has_prompts
-from tutelage.store.whole import Whole, demonstrated, demonstration, ranked, ranked_group, whole
+from tutelage.store.whole import Whole, demonstrated, demonstration, place_of, ranked, ranked_group, whole
 from tutelage.types import (
     Completion,
+    Critique,
     Demonstration,
     DemonstrationGiven,
     Feedback,
+    Flag,
     Labeler,
     LabelerKind,
     Prompt,
     RankedGroup,
     RankedItem,
     Ranking,
+    Rating,
     Thumb,
     digest,
 )
@@ -87,13 +91,16 @@ class _Tally:
             self.examples.append(refusal)
 
 
+Placed = Callable[[], Iterable[tuple[str, Item | Refusal]]]  # (where, object or refusal), as often as it is called
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """One import: what was asked for, and who is known by which kind."""
 
     store: Store
     path: Path
-    format: str
+    placed: Placed
     source: str | None
     labeler: str | None
     kind: LabelerKind
@@ -118,13 +125,32 @@ def import_file(
     kind     of labelers that are new: `model` for judgements by a machine
     strict   one refused row is a DataError, and nothing is stored
     """
-    path, kinds = Path(path), labeler_kinds(store)
+    path = Path(path)
+    return import_placed(
+        store, lambda: read_placed(path, format), path,
+        source=source, labeler=labeler, kind=kind, dry_run=dry_run, strict=strict,
+    )  # fmt: skip
+
+
+def import_placed(
+    store: Store,
+    placed: Placed,
+    path: Path,
+    *,
+    source: str | None = None,
+    labeler: str | None = None,
+    kind: LabelerKind = "import",
+    dry_run: bool = False,
+    strict: bool = False,
+) -> ImportReport:
+    """`import_file` of what was read elsewhere; `path` names it in messages."""
+    kinds = labeler_kinds(store)
     if labeler is not None and kinds.get(labeler, kind) != kind:
         raise StoreError(
             f"labeler {labeler!r} is of kind {kinds[labeler]!r} in this store; a file of kind {kind!r} cannot speak "
             f"for them. Choose another pseudonym."
         )
-    job = _Job(store, path, format, source, labeler, kind, kinds)
+    job = _Job(store, path, placed, source, labeler, kind, kinds)
     tally = _run(job, writes=False)
     if strict and tally.refused:
         first = tally.examples[0]
@@ -149,7 +175,7 @@ def import_file(
 
 def _run(job: _Job, *, writes: bool) -> _Tally:
     tally, seen = _Tally(), dict[str, str]()
-    for chunk in chunks(read_placed(job.path, job.format)):
+    for chunk in chunks(job.placed()):
         entries = []
         for where, item in chunk:
             entry = item if isinstance(item, Refusal) else _entry(job, where, item)
@@ -212,7 +238,9 @@ def _entry(job: _Job, where: str, item: Item) -> _Entry | Refusal:
         return _Entry(where, "prompt", prompt.id, prompt.id, prompt)
     prompt = item.prompt.model_copy(update={"source": source})
     labeler = job.labeler or item.labeler or f"import-{source}"
-    names = {"source": source, "labeler": labeler, "id": item.event if isinstance(item, RankedGroup) else ""}
+    names = {"source": source, "labeler": labeler}
+    if isinstance(item, RankedGroup):
+        names |= {"id": item.event, "guideline": item.guideline, "model": "".join(m or "" for m in item.models)}
     if bad := [name for name, value in names.items() if "\x00" in value]:
         return Refusal(where, "a NUL character", f"{bad[0]} holds one, which a database cannot store; take it out")
     if isinstance(item, Demonstration):
@@ -225,21 +253,32 @@ def _entry(job: _Job, where: str, item: Item) -> _Entry | Refusal:
 def _ranking(where: str, item: RankedGroup, prompt: Prompt, labeler: str, source: str) -> _Entry:
     met: Counter[str] = Counter()
     completions = []
-    for text in item.texts:
-        completions.append(Completion(prompt_id=prompt.id, text=text, origin="import", sample=met[text]))
+    for text, model in zip(item.texts, item.models or [None] * len(item.texts), strict=True):
+        made = Completion(prompt_id=prompt.id, text=text, origin="import", model_version=model, sample=met[text])
+        completions.append(made)
         met[text] += 1
     ranking = Ranking(
         items=tuple(RankedItem(completion_id=c.id, tier=t) for c, t in zip(completions, item.tiers, strict=True)),
         margin=item.margin,
         aspect=item.aspect,
+        none_acceptable=item.none_acceptable,
     )
+    shown = sorted(range(len(item.positions)), key=lambda i: item.positions[i])
     says = _says(labeler, prompt, zip(item.texts, item.tiers, strict=True), item.aspect)
     # An id that tutelage gave out names the judgement itself; any other only tells two alike judgements apart.
     is_ours = item.event.startswith("event:") and len(item.event) > len("event:")
     key = item.event.removeprefix("event:") if is_ours else f"import:{digest(says, item.margin, source, item.event)}"
-    return _Entry(
-        where, "ranking", key, says, prompt, tuple(completions), _feedback(key, labeler, source, prompt, ranking)
+    feedback = Feedback(
+        labeler=labeler,
+        prompt_id=prompt.id,
+        judgement=ranking,
+        idempotency_key=key,
+        source=source,
+        shown=tuple(completions[i].id for i in shown),
+        active_ms=round(1000 * (item.seconds or 0)),
+        guideline=item.guideline or None,
     )
+    return _Entry(where, "ranking", key, says, prompt, tuple(completions), feedback)
 
 
 def _demonstration(where: str, item: Demonstration, prompt: Prompt, labeler: str, source: str) -> _Entry:
@@ -247,13 +286,8 @@ def _demonstration(where: str, item: Demonstration, prompt: Prompt, labeler: str
     says = _says(labeler, prompt, [(item.text, 0)])
     key = f"import:{digest(says, source)}"
     given = DemonstrationGiven(completion_id=completion.id)
-    return _Entry(
-        where, "demonstration", key, says, prompt, (completion,), _feedback(key, labeler, source, prompt, given)
-    )
-
-
-def _feedback(key: str, labeler: str, source: str, prompt: Prompt, judgement: Ranking | DemonstrationGiven) -> Feedback:
-    return Feedback(labeler=labeler, prompt_id=prompt.id, judgement=judgement, idempotency_key=key, source=source)
+    feedback = Feedback(labeler=labeler, prompt_id=prompt.id, judgement=given, idempotency_key=key, source=source)
+    return _Entry(where, "demonstration", key, says, prompt, (completion,), feedback)
 
 
 def _says(labeler: str, prompt: Prompt, placed: Iterable[tuple[str, int]], aspect: str = "overall") -> str:
@@ -270,7 +304,7 @@ def _says_stored(one: Whole) -> str:
 
 # Out.
 
-FORMATS = ("rankings", "pairs", "hh", "demonstrations", "messages", "kto")
+FORMATS = ("rankings", "pairs", "hh", "demonstrations", "messages", "kto", "ratings", "critiques", "flags", "log")
 
 
 def export_file(store: Store, path: str | Path, *, format: str, sources: Collection[str] | None = None) -> Written:
@@ -279,10 +313,15 @@ def export_file(store: Store, path: str | Path, *, format: str, sources: Collect
     rankings, pairs, hh           rankings and corrections
     demonstrations, messages      demonstrations and corrected texts
     kto                           thumbs
+    ratings, critiques, flags     one row a grade, a remark, a flag
+    log                           the events themselves, those that were replaced too
     """
-    path, now = Path(path), whole(store, current(store, sources=sources))
+    path = Path(path)
+    if format == "log":
+        return write.write_table(path, "log", (s.model_dump(mode="json") for s in events(store, sources=sources)))
+    now = whole(store, current(store, sources=sources))
     if format in ("rankings", "pairs", "hh"):
-        groups = (group for one in now if (group := ranked_group(one)) is not None)
+        groups = (_with_lineage(group, one) for one in now if (group := ranked_group(one)) is not None)
         writer = {"rankings": write.write_rankings, "pairs": write.write_pairs, "hh": write.write_hh}[format]
         return writer(path, groups)
     if format in ("demonstrations", "messages"):
@@ -290,7 +329,50 @@ def export_file(store: Store, path: str | Path, *, format: str, sources: Collect
         return (write.write_demonstrations if format == "demonstrations" else write.write_messages)(path, given)
     if format == "kto":
         return write.write_kto(path, (judged for one in now if (judged := _judged(one)) is not None))
+    if format in write.TABLES:
+        return write.write_table(path, format, (row for one in now if (row := _graded(one, format)) is not None))
     raise DataError(f"{format!r} is no format to export. Known are {', '.join(FORMATS)}.")
+
+
+def _with_lineage(group: RankedGroup, one: Whole) -> RankedGroup:
+    f = one.stored.feedback
+    found = [c for c, _ in ranked(one)]
+    positions = [place_of(one, c.id) for c in found] if set(f.shown) == {c.id for c in found} else []
+    made = {
+        "none_acceptable": isinstance(f.judgement, Ranking) and f.judgement.none_acceptable,
+        "models": tuple(c.model_version for c in found) if any(c.model_version for c in found) else (),
+        "positions": tuple(positions),
+        "seconds": f.active_ms / 1000 if f.active_ms else None,
+        "guideline": f.guideline or "",
+    }
+    return group.model_copy(update=made)
+
+
+def _graded(one: Whole, table: str) -> dict[str, Any] | None:
+    """A row of `table`, if the judgement belongs there."""
+    f = one.stored.feedback
+    match f.judgement:
+        case Rating() as j if table == "ratings":
+            said: dict[str, Any] = {"aspect": j.aspect, "value": j.value}
+        case Critique() as j if table == "critiques":
+            start, end = j.span or (None, None)
+            said = {"critique": j.text, "start": start, "end": end}
+        case Flag() as j if table == "flags":
+            said = {"category": j.category, "note": j.note or None}
+        case _:
+            return None
+    about = one.completions[j.completion_id] if j.completion_id else None
+    if about is not None:
+        place = place_of(one, about.id)
+        said |= {"completion": about.text, "model": about.model_version, "position": place}
+    return said | {
+        "prompt": one.prompt,
+        "seconds": f.active_ms / 1000 if f.active_ms else None,
+        "guideline": f.guideline,
+        "labeler": one.labeler,
+        "source": one.source,
+        "event": event_id(f),
+    }
 
 
 def _judged(one: Whole) -> Judged | None:

@@ -16,6 +16,32 @@ def test_ties_and_provenance_are_kept():
     assert (group.labeler, group.source, group.event, group.margin) == ("ann", "s", "event:k", 0.5)
 
 
+def test_how_a_ranking_came_about_is_kept():
+    told = row(("a", 1), ("b", 2), seconds=2.5, guideline="g", none_acceptable=True)
+    told["completions"][0] |= {"model": "m", "position": 2}
+    told["completions"][1] |= {"model": None, "position": 1}
+    (group,) = rankings.read(told)
+    assert (group.models, group.positions, group.seconds) == (("m", None), (2, 1), 2.5)
+    assert group.guideline == "g" and group.none_acceptable
+    (plain,) = rankings.read(row(("a", 1), ("b", 2)))
+    assert (plain.models, plain.positions, plain.seconds, plain.guideline) == ((), (), None, "")
+
+
+@pytest.mark.parametrize("positions", [(1, 1), (0, 1), (1, None), (1, 3), (True, 2), ("1", "2"), (2**64, 1)])
+def test_positions_that_are_no_order_are_refused(positions):
+    told = row(("a", 1), ("b", 2))
+    for completion, position in zip(told["completions"], positions, strict=True):
+        completion["position"] = position
+    with pytest.raises(Refused, match="no order"):
+        list(rankings.read(told))
+
+
+@pytest.mark.parametrize("seconds", [-1, 1e9, float("inf"), "long"])
+def test_seconds_that_nobody_worked_are_refused(seconds):
+    with pytest.raises(Refused):
+        list(rankings.read(row(("a", 1), ("b", 2), seconds=seconds)))
+
+
 @pytest.mark.parametrize(
     ("bad", "why"),
     [

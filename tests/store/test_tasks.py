@@ -68,7 +68,7 @@ def test_each_kind_takes_as_many_completions_as_it_can_show(store, project, kind
 def test_texts_that_are_all_the_same_cannot_be_ranked(store, project):
     prompt = Prompt(messages=(Message(role="user", content="x"),))
     texts = tuple(Completion(prompt_id=prompt.id, text=t, sample=i) for i, t in enumerate(("a", " a", "a\n")))
-    with pytest.raises(StoreError, match="all 3 completions .* are the same text"):
+    with pytest.raises(StoreError, match=r"all 3 completions .* are the same text"):
         add_tasks(store, project.id, [new(prompt=prompt, completions=texts)])
 
 

@@ -18,7 +18,7 @@ from tutelage.formats import (
     research,
 )
 from tutelage.formats.fields import Item, Reader, read_each
-from tutelage.formats.rows import Refusal, read_rows
+from tutelage.formats.rows import MAX_BYTES, Refusal, read_rows
 
 READERS: dict[str, Reader] = {
     "rankings": rankings.read,
@@ -73,11 +73,13 @@ def detect(row: dict[str, Any], path: str | Path) -> str:
     raise DataError(f"{path}: the fields {sorted(found)} are of no known format. Known are {known}. Rename the fields.")
 
 
-def read_placed(path: str | Path, format: str = "auto") -> Iterator[tuple[str, Item | Refusal]]:
+def read_placed(
+    path: str | Path, format: str = "auto", *, max_bytes: int = MAX_BYTES
+) -> Iterator[tuple[str, Item | Refusal]]:
     """(where, object or refusal) for each row, in order. A file without one usable row is a DataError."""
     if format != "auto" and format not in READERS:
         raise DataError(f"{format!r} is no format. Known are auto, {', '.join(READERS)}.")
-    rows = read_rows(path)
+    rows = read_rows(path, max_bytes=max_bytes)
     first = next(rows)
     name = detect(first[1], path) if format == "auto" else format
     usable, refused = 0, None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -12,6 +12,7 @@ from tutelage.types import Demonstration, Message, Prompt, RankedGroup
 Row = dict[str, Any]
 Item = RankedGroup | Demonstration | Prompt
 Reader = Callable[[Row], Iterable[Item]]
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -22,7 +23,9 @@ class Refused(Exception):
         self.why, self.detail = why, detail
 
 
-def read_each(rows: Iterable[tuple[str, Row]], reader: Reader) -> Iterator[tuple[str, Item | Refusal]]:
+def read_each(
+    rows: Iterable[tuple[str, Row]], reader: Callable[[Row], Iterable[T]]
+) -> Iterator[tuple[str, T | Refusal]]:
     """Each object and each refusal, with its place. A row is taken or refused whole, and a bad row ends nothing."""
     for where, row in rows:
         try:
@@ -33,6 +36,8 @@ def read_each(rows: Iterable[tuple[str, Row]], reader: Reader) -> Iterator[tuple
             first = e.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in first["loc"])
             yield where, Refusal(where, "not a valid record", f"{place}: {first['msg']}".removeprefix(": "))
+        except RecursionError:
+            yield where, Refusal(where, "nested too deeply", "no field of feedback is; drop the row")
         else:
             yield from ((where, item) for item in items)
 
@@ -134,6 +139,11 @@ def ranked(
     margin: float | None = None,
     event: str = "",
     aspect: str = "",
+    none_acceptable: bool = False,
+    models: Sequence[str | None] = (),
+    positions: Sequence[int] = (),
+    seconds: float | None = None,
+    guideline: str = "",
 ) -> RankedGroup:
     """A ranking that can be trained on, or a named refusal."""
     if len(texts) < 2:
@@ -158,6 +168,11 @@ def ranked(
         margin=margin,
         event=event,
         aspect=aspect or "overall",
+        none_acceptable=none_acceptable,
+        models=tuple(models) if any(models) else (),
+        positions=tuple(positions),
+        seconds=seconds,
+        guideline=guideline,
     )
 
 

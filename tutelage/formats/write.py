@@ -51,18 +51,31 @@ _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]
 _TYPES = {
     "prompt": _MESSAGES,
     "messages": _MESSAGES,
-    "completions": pa.list_(pa.struct([("text", pa.string()), ("tier", pa.int64())])),
+    "completions": pa.list_(
+        pa.struct([("text", pa.string()), ("tier", pa.int64()), ("model", pa.string()), ("position", pa.int64())])
+    ),
     "margin": pa.float64(),
     "tie": pa.bool_(),
     "label": pa.bool_(),
+    "none_acceptable": pa.bool_(),
+    "value": pa.float64(),
+    "seconds": pa.float64(),
+    **dict.fromkeys(("start", "end", "position", "seq"), pa.int64()),
 }
 _BY = ("labeler", "source")
 _PAIR = ("ranking_event_id", "id")
+_MADE = ("model", "position", "seconds", "guideline", *_BY, "event")  # how a judgement of one completion came about
+TABLES = {
+    "ratings": ("prompt", "completion", "aspect", "value", *_MADE),
+    "critiques": ("prompt", "completion", "critique", "start", "end", *_MADE),
+    "flags": ("prompt", "completion", "category", "note", *_MADE),
+    "log": ("seq", "at", "hash", "feedback"),
+}
 
 
 def write_rankings(path: Path, groups: Iterable[RankedGroup]) -> Written:
     """The project's own listwise rows: ties, whose judgement it is and which one, so that they can come back."""
-    columns = ("prompt", "completions", "margin", "aspect", *_BY, "event")
+    columns = ("prompt", "completions", "margin", "aspect", "none_acceptable", "seconds", "guideline", *_BY, "event")
     return _write(path, columns, (row for group in groups for row in _ranking(group)))
 
 
@@ -96,6 +109,25 @@ def write_kto(path: Path, judged: Iterable[Judged]) -> Written:
     return _write(path, ("prompt", "completion", "label", *_BY), rows)
 
 
+def write_table(path: Path, table: str, rows: Iterable[dict[str, Any]]) -> Written:
+    """Rows of one of `TABLES` by the names of its columns; a column that is missing or None says nothing.
+
+    `prompt` is a Prompt. In CSV and Parquet the `feedback` of the log is JSON text.
+    """
+    columns, is_lines = TABLES[table], kind_of(path) not in (".csv", ".parquet")
+
+    def made() -> Made:
+        for row in rows:
+            said = {name: row[name] for name in columns if name in row and row[name] is not None}
+            if "prompt" in said:
+                said["prompt"] = _asked(said["prompt"])
+            if "feedback" in said and not is_lines:
+                said["feedback"] = json.dumps(said["feedback"], ensure_ascii=False, sort_keys=True)
+            yield said
+
+    return _write(path, columns, made())
+
+
 def _asked(prompt: Prompt) -> str | list[dict[str, str]]:
     """One user turn as a string, anything else as a chat."""
     only = prompt.messages[0]
@@ -111,11 +143,22 @@ def _by(item: RankedGroup | Demonstration | Judged) -> dict[str, str]:
 
 
 def _ranking(group: RankedGroup) -> Made:
-    completions = [{"text": t, "tier": tier} for t, tier in zip(group.texts, group.tiers, strict=True)]
-    margin = {} if group.margin is None else {"margin": group.margin}
-    event = {"event": group.event} if group.event else {}
-    aspect = {} if group.aspect == "overall" else {"aspect": group.aspect}
-    yield {"prompt": _asked(group.prompt), "completions": completions, **margin, **aspect, **_by(group), **event}
+    completions: list[dict[str, Any]] = []
+    for i, (text, tier) in enumerate(zip(group.texts, group.tiers, strict=True)):
+        model = {"model": group.models[i]} if group.models and group.models[i] is not None else {}
+        position = {"position": group.positions[i]} if group.positions else {}
+        completions.append({"text": text, "tier": tier, **model, **position})
+    yield {
+        "prompt": _asked(group.prompt),
+        "completions": completions,
+        **({} if group.margin is None else {"margin": group.margin}),
+        **({} if group.aspect == "overall" else {"aspect": group.aspect}),
+        **({"none_acceptable": True} if group.none_acceptable else {}),
+        **({} if group.seconds is None else {"seconds": group.seconds}),
+        **({"guideline": group.guideline} if group.guideline else {}),
+        **_by(group),
+        **({"event": group.event} if group.event else {}),
+    }
 
 
 def _pairs(group: RankedGroup, ties: bool) -> Made:

@@ -5,8 +5,9 @@ what she may see but not do is forbidden (403).
 """
 
 import hmac
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -57,6 +58,8 @@ class App:
     keys: Keys
     sign_ins: RateLimit
     api_calls: RateLimit
+    chat_turns: RateLimit = field(default_factory=lambda: RateLimit(20, 3.0))  # each is a call that somebody pays
+    stopping: threading.Event = field(default_factory=threading.Event)  # set while the server stops
 
     @property
     def cookie(self) -> str:
@@ -151,7 +154,11 @@ def _guard(needs: Needs) -> Callable[[Request], Any]:
         from starlette.concurrency import run_in_threadpool
 
         identify = _by_token if is_api else _by_session
-        request.state.caller = await run_in_threadpool(identify, app, request, needs, mark)
+        try:
+            request.state.caller = await run_in_threadpool(identify, app, request, needs, mark)
+        except BaseException:
+            await request.close()  # the files of a form that is not served
+            raise
 
     return guard
 
@@ -179,7 +186,7 @@ def _by_session(app: App, request: Request, needs: Needs, mark: str) -> Caller:
     who = Caller(app, request, token if account else "", account)
     if request.method not in SAFE_METHODS:
         _check_origin(app, request)
-        if account is not None and not hmac.compare_digest(mark, who.form_mark):
+        if account is not None and not hmac.compare_digest(mark.encode(), who.form_mark.encode()):
             raise Refused(403, "This form is from another session. Go back, reload the page, and send it again.")
     if needs == PUBLIC:
         return who

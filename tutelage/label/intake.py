@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tutelage.errors import DataError, StoreError
 from tutelage.exchange import EXAMPLES, MAX_RANKED, ImportReport, Placed, import_placed
@@ -29,7 +29,7 @@ from tutelage.types import Completion, Demonstration, LabelerKind, Prompt, Ranke
 Found = Item | TaskRow | Refusal
 Rows = Callable[[], Iterable[tuple[str, Found]]]
 Made = NewTask | NewCandidate
-MODEL = "model"  # the field of a demonstration's row that names the model which wrote it
+MAX_PROPOSED = 20_000  # demonstrations of one file
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ def take(
     """Goes through rows, and stores those that can be used unless it is a dry run."""
     if what == "judgements":
         return import_placed(store, _judged(rows), Path(name), source=source, kind=by, dry_run=dry_run, strict=strict)
-    tally = _go(store, project, rows, what, source, writes=False)
+    tally = _go(store, project, rows, what, source, by, writes=False)
     if tally.refused and (strict or not (tally.taken or tally.merged)):
         first = tally.examples[0]
         raise DataError(
@@ -79,7 +79,7 @@ def take(
             f"so nothing was stored. Mend them{', or take the good ones alone' if tally.taken else ''}."
         )
     if not dry_run:
-        tally = _go(store, project, rows, what, source, writes=True)
+        tally = _go(store, project, rows, what, source, by, writes=True)
     return ImportReport(
         path=name,
         taken=dict(sorted(tally.taken.items())),
@@ -96,7 +96,7 @@ def task_rows(rows: Sequence[Row]) -> Rows:
 
 
 def demonstration_rows(rows: Sequence[Row]) -> Rows:
-    """Rows of demonstrations that came in a request; `model` names the model that wrote one."""
+    """Rows of demonstrations that came in a request."""
     return lambda: ((w, short_enough(w, i)) for w, i in read_each(_placed(rows), demonstrations.read))
 
 
@@ -117,46 +117,49 @@ def _judged(rows: Rows) -> Placed:
     return placed
 
 
-def _go(store: Store, project: Project, rows: Rows, what: What, source: str, *, writes: bool) -> _Tally:
-    tally = _Tally()
+def _go(
+    store: Store, project: Project, rows: Rows, what: What, source: str, by: LabelerKind, *, writes: bool
+) -> _Tally:
+    tally, proposed = _Tally(), list[NewCandidate]()
     known = known_tasks if what == "tasks" else known_candidates
     for chunk in chunks(rows()):
         made: list[Made] = []
         for where, item in chunk:
-            one = _made(where, item, project, what, source)
+            one = _made(where, item, project, what, source, by)
             if isinstance(one, Refusal):
                 tally.refuse(one)
             else:
                 made.append(one)
         there = known(store, {one.key for one in made})
-        new: list[Made] = []
+        new: list[NewTask] = []
         for one in made:
             if one.key in there or one.key in tally.seen:
                 tally.merged += 1
-            else:
-                tally.seen.add(one.key)
-                tally.taken[one.kind if isinstance(one, NewTask) else "demonstration"] += 1
+                continue
+            tally.seen.add(one.key)
+            if isinstance(one, NewTask):
+                tally.taken[one.kind] += 1
                 new.append(one)
+            else:
+                tally.taken["demonstration"] += 1
+                proposed.append(one)
+        if len(proposed) > MAX_PROPOSED:
+            raise DataError(f"more than {MAX_PROPOSED} new demonstrations: nobody reviews so many. Split the file.")
         if writes:
-            _store(store, project, new)
-    return tally
-
-
-def _store(store: Store, project: Project, new: list[Made]) -> None:
-    if wanted := [one for one in new if isinstance(one, NewTask)]:
-        add_tasks(store, project.id, wanted)
-    if proposed := [one for one in new if isinstance(one, NewCandidate)]:
+            add_tasks(store, project.id, new)
+    if writes and proposed:  # together, since each is compared with all others
         add_candidates(store, project.id, review.with_findings(store, project, proposed))
+    return tally
 
 
 # One row.
 
 
-def _made(where: str, item: Found, project: Project, what: What, source: str) -> Made | Refusal:
+def _made(where: str, item: Found, project: Project, what: What, source: str, by: LabelerKind) -> Made | Refusal:
     if isinstance(item, Refusal):
         return item
     if what == "demonstrations":
-        return _candidate(where, item, source)
+        return _candidate(where, item, source, by)
     try:
         one = _task(where, item, project, source)
         if isinstance(one, NewTask):
@@ -166,12 +169,14 @@ def _made(where: str, item: Found, project: Project, what: What, source: str) ->
     return one
 
 
-def _candidate(where: str, item: Item | TaskRow, source: str) -> NewCandidate | Refusal:
+def _candidate(where: str, item: Item | TaskRow, source: str, by: LabelerKind) -> NewCandidate | Refusal:
     if not isinstance(item, Demonstration):
         return Refusal(where, "no demonstration", "expected a prompt and one ideal answer to it")
     if "\x00" in item.labeler + item.text:
         return Refusal(where, "a NUL character", "the text or its author holds one, which no answer does; take it out")
-    return NewCandidate(prompt=item.prompt, text=item.text, origin="import", author=item.labeler or source)
+    origin: Literal["import", "model"] = "model" if by == "model" else "import"
+    slug = source.partition("/")[0]
+    return NewCandidate(prompt=item.prompt, text=item.text, origin=origin, author=item.labeler or source, project=slug)
 
 
 def _task(where: str, item: Item | TaskRow, project: Project, source: str) -> NewTask | Refusal:

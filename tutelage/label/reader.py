@@ -124,6 +124,7 @@ def _limit() -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(what, (most, most))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(WALL_S)
 
 

@@ -26,7 +26,9 @@ ECHO_WORDS = 8  # a shorter prompt may well be repeated in its answer
 MOST = 40  # findings of one kind in one text
 
 EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}")
-PHONE = re.compile(r"(?<![\w.])(?:\+|00)?\(?\d{1,4}\)?(?:[ ./()-]{1,2}\d{2,5}){2,5}(?![\w])|(?<!\w)\+\d{9,15}(?!\w)")
+PHONE = re.compile(
+    r"(?<![\w.])(?:(?:\+|00)\d{1,4}(?:[ ./()-]{0,3}\d{2,8}){1,5}|\(?\d{1,4}\)?(?:[ ./()-]{1,2}\d{2,8}){2,5})(?!\w)"
+)
 CARD = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
 ADDRESS = re.compile(r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?![\w.:]\w)")

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from tutelage.errors import DataError
+from tutelage.formats.detect import READERS
 from tutelage.formats.fields import Item
 from tutelage.formats.rows import KINDS, Refusal
 from tutelage.formats.tasks import TaskRow
@@ -27,6 +28,7 @@ from tutelage.label.reader import TYPES, WALL_S, Asked
 from tutelage.types import LabelerKind
 
 What = Literal["tasks", "judgements", "demonstrations"]
+FORMATS = ("auto", "tasks", *READERS)
 FOLDER = "uploads"
 KEPT_S = 3600.0
 ENDINGS = (*(kind + more for kind in KINDS for more in (".gz", ".xz", ".zst") if kind != ".parquet"), *KINDS)
@@ -57,6 +59,7 @@ class _Reader:
         """The status with which the reading ended."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
+                self.close()
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "tutelage.label.reader"],
                     stdin=subprocess.PIPE,

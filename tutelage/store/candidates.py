@@ -30,10 +30,11 @@ class NewCandidate:
     origin: Literal["human", "import", "model"]
     author: str
     findings: tuple[dict[str, Any], ...] = ()  # what the checks point out
+    project: str = ""  # its slug: the same proposal can wait in two projects
 
     @property
     def key(self) -> str:
-        return digest("candidate", self.prompt.id, self.text, self.author)
+        return digest("candidate", self.prompt.id, self.text, self.author, *filter(None, [self.project]))
 
 
 @dataclass(frozen=True, slots=True)

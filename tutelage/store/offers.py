@@ -110,22 +110,20 @@ def _of_kind(conn: Connection, project: Project, labeler: str, kind: TaskKind, d
 
 def _free(project_id: int, labeler: str, kinds: tuple[TaskKind, ...], is_check: int) -> list[sa.ColumnElement[bool]]:
     """Open tasks that somebody is still wanted for, that she has not seen, and whose texts are not her own."""
+    # Lists that are made once a query, not a search for each task: a desk may hold a hundred thousand.
     event = schema.event
+    seen = sa.select(assignment.c.task_id).where(assignment.c.labeler == labeler, assignment.c.state != "expired")
+    own = sa.select(event.c.prompt_id).where(
+        event.c.labeler == labeler, event.c.kind.in_(("demonstration", "correction"))
+    )
     return [
         task.c.project_id == project_id,
         task.c.state == "open",
         task.c.kind.in_(kinds),
         task.c.is_check == is_check,
         task.c.slots > 0,
-        ~sa.exists().where(
-            assignment.c.task_id == task.c.id, assignment.c.labeler == labeler, assignment.c.state != "expired"
-        ),
-        ~sa.exists().where(
-            event.c.prompt_id == task.c.prompt_id,
-            event.c.labeler == labeler,
-            event.c.kind.in_(("demonstration", "correction")),
-            task.c.kind.in_(("rank", "compare")),
-        ),
+        task.c.id.not_in(seen),
+        task.c.kind.not_in(("rank", "compare")) | task.c.prompt_id.not_in(own),
     ]
 
 
@@ -136,9 +134,9 @@ def _candidates(conn: Connection, project_id: int, labeler: str, kind: TaskKind)
 
 
 def _first(conn: Connection, project_id: int, labeler: str, kind: TaskKind) -> Task | None:
-    """The task of the highest priority."""
-    query = sa.select(task).where(*_free(project_id, labeler, (kind,), 0)).order_by(task.c.priority.desc(), task.c.id)
-    row = conn.execute(query.limit(1)).first()
+    """The task of the highest priority; of equals, the newest, which is the order of the index read backwards."""
+    query = sa.select(task).where(*_free(project_id, labeler, (kind,), 0))
+    row = conn.execute(query.order_by(task.c.priority.desc(), task.c.id.desc()).limit(1)).first()
     return task_row(row) if row else None
 
 
