@@ -351,7 +351,6 @@ def test_the_tie_parameter_starts_at_the_share_of_ties_in_the_data():
         assert prob(torch.zeros(1), start)[1].item() == pytest.approx(1 / 3)
 
 
-
 def test_a_ranking_counts_by_the_weight_of_its_labeler():
     # Two people contradict one another; with weights 2 and 0 only the first is heard, and the loss is that of her
     # ranking at scores 0, ln 2 (Bradley-Terry, ties halved): (2 ln 2 + 0 ln 2) / 2 rankings.
