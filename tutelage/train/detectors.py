@@ -276,7 +276,7 @@ AFTER_UPDATE = (
              "Lower kl.target, or collect comparisons on the present policy.", "warn"),
     Detector("mode switch", _mode, "one opening or a refusal answers everything",
              "Read the samples; add comparisons that punish it.", "warn"),
-    Detector("alignment tax", _tax, "too little language loss", "Raise ppo.ptx_coef, or lower the learning rate.", "warn"),
+    Detector("alignment tax", _tax, "too little language loss", "Raise ppo.ptx_coef, or lower the lr.", "warn"),
     Detector("optimiser off", _optimiser_off, "frozen weights, or a loss cut off from them",
              "Look at what is trained.", "abort"),
     Detector("not finite", _not_finite, "an overflow or an empty mask", "Lower the learning rate.", "warn"),
