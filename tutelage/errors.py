@@ -36,6 +36,10 @@ class StoreError(TutelageError, ValueError):
     exit_code = 2
 
 
+class BusyError(StoreError):
+    """Somebody else kept the store locked for longer than one waits. The same again may work a moment later."""
+
+
 class ConflictError(StoreError):
     """What is asked no longer fits what the store holds: somebody was faster, or the same key said something else."""
 

@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from tutelage import __version__
-from tutelage.cli import data, models, people, runs
+from tutelage.cli import data, models, people, runs, serving
 from tutelage.cli import main as entry
 from tutelage.cli.main import app
 from tutelage.errors import DataError, RunInUseError, TrainingError, WaitingForLabels
@@ -23,7 +23,14 @@ OPTIONS = {
     "export": ["--format", "--json", "--source", "--store", "file"],
     "import": ["--dry-run", "--format", "--json", "--kind", "--labeler", "--source", "--store", "--strict", "file"],
     "label": [
-        "--data", "--host", "--oidc-client", "--oidc-issuer", "--port", "--private-endpoint", "--public-url", "--store",
+        "--data",
+        "--host",
+        "--oidc-client",
+        "--oidc-issuer",
+        "--port",
+        "--private-endpoint",
+        "--public-url",
+        "--store",
         "run",
     ],
     "ppo": RUN,
@@ -35,6 +42,7 @@ OPTIONS = {
     "run": [*RUN, "--wait"],
     "sample": ["--json", "--model", "--out", "--prompt", "--prompts", "--top-p", "-n", *DRAWN],
     "score": ["--data", "--json", "--model", "--out"],
+    "serve": ["--host", "--key-env", "--max-tokens", "--port", "--stage", "--store", "where"],
     "sft": RUN,
     "status": ["--json", "folder"],
 }
@@ -53,12 +61,13 @@ def commands(group, prefix=""):
 
 
 def test_commands_and_options_are_those_that_are_promised():
-    assert all(module.app is app for module in (data, models, people, runs))  # each has registered its commands
+    registered = (data, models, people, runs, serving)
+    assert all(module.app is app for module in registered)  # each has registered its commands
     assert commands(typer.main.get_command(app)) == {name: sorted(options) for name, options in OPTIONS.items()}
 
 
 def test_every_command_that_prints_figures_can_print_json():
-    assert [name for name, options in OPTIONS.items() if "--json" not in options] == ["chat", "label"]
+    assert [name for name, options in OPTIONS.items() if "--json" not in options] == ["chat", "label", "serve"]
 
 
 def test_the_version_is_that_of_the_package(tutelage):

@@ -9,7 +9,6 @@ import http.server
 import json
 import os
 import shutil
-import socket
 import threading
 import uuid
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from starlette.testclient import TestClient
 from tutelage.label.app import create_app
 from tutelage.label.config import LabelConfig
 from tutelage.label.limits import RateLimit
+from tutelage.label.server import _listen
 from tutelage.store.accounts import Account, create_account, get_account, open_session
 from tutelage.store.db import Store, open_store
 from tutelage.store.projects import (
@@ -230,7 +230,7 @@ class Server(uvicorn.Server):
 @pytest.fixture
 def server(house: House) -> Iterator[str]:
     """The address at which the house answers on a real socket."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with _listen(dataclasses.replace(house.config, port=0)) as listening:
         config = dataclasses.replace(house.config, port=listening.getsockname()[1])
         running = Server(uvicorn.Config(create_app(config, house.store), log_level="error", access_log=False))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)

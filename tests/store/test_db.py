@@ -202,3 +202,12 @@ def _try(store: Store) -> str:
             return "wrote"
     except StoreError as e:
         return str(e)
+
+
+def test_a_fact_waits_for_the_disk_and_a_lease_need_not(store):
+    asked = {"sqlite": "PRAGMA synchronous", "postgresql": "SHOW synchronous_commit"}
+    told = {"sqlite": (2, 1), "postgresql": ("on", "off")}  # SQLite: 2 is FULL, 1 is NORMAL
+    for durable, i in ((True, 0), (False, 1), (True, 0)):
+        with store.write(durable=durable) as conn:
+            name = conn.dialect.name
+            assert conn.exec_driver_sql(asked[name]).scalar() == told[name][i]

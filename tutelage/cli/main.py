@@ -38,7 +38,7 @@ def _options(
 
 def main() -> None:
     """Runs a command; a deliberate error is one message on standard error and its exit code, without a traceback."""
-    from tutelage.cli import data, models, people, runs  # noqa: F401  # each registers its commands
+    from tutelage.cli import data, models, people, runs, serving  # noqa: F401  # each registers its commands
 
     try:
         app()

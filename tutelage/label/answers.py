@@ -183,6 +183,10 @@ def _text(answer: Answer) -> str:
     text = (answer.text or "").strip()
     if not text:
         raise DataError("There is no text yet. Write one, or skip the task.")
+    return _whole(text)
+
+
+def _whole(text: str) -> str:
     if "\x00" in text:
         raise DataError("The text holds a NUL character. Take it out.")
     return text
@@ -195,7 +199,7 @@ def _corrected(
     old = _card(held, card)
     if not text or text == texts[card or 0].strip():
         raise DataError("The text is as it was: a correction changes something. Edit it, or leave it out.")
-    made = Completion(prompt_id=held.task.prompt_id, text=text, origin="edited", parent=old)
+    made = Completion(prompt_id=held.task.prompt_id, text=_whole(text), origin="edited", parent=old)
     written.append(made)
     return CorrectionGiven(completion_id=old, corrected_id=made.id)
 
@@ -240,5 +244,7 @@ def _critiques(answer: Answer, held: Held, texts: Sequence[str]) -> list[Judgeme
         number = _card(held, c.card)
         if c.span is not None and not 0 <= c.span[0] < c.span[1] <= len(texts[c.card]):
             raise DataError(f"the span {c.span} lies outside the answer of {len(texts[c.card])} characters.")
+        if not c.text.strip():
+            raise DataError("A critique has no words yet. Write what is right or wrong, or leave it out.")
         found.append(Critique(completion_id=number, text=c.text.strip(), span=c.span))
     return found

@@ -15,7 +15,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tutelage.errors import ConflictError, TutelageError
+from tutelage.errors import BusyError, ConflictError, DiskError, TutelageError
 from tutelage.label.access import App, Caller, MustSignIn, Refused, check_every_route
 from tutelage.label.config import LabelConfig
 from tutelage.label.keys import Keys
@@ -23,7 +23,7 @@ from tutelage.label.limits import BodyLimit, RateLimit, TooMany
 from tutelage.label.pages import ROUTES
 from tutelage.label.render import HERE, page
 from tutelage.label.worker import Worker
-from tutelage.store.accounts import has_owner, set_setting, token_hash
+from tutelage.store.accounts import OWNER_LINK, has_owner, set_setting, token_hash
 from tutelage.store.db import Store
 
 SMALL = 1 << 20  # bytes of an ordinary body
@@ -84,8 +84,12 @@ def owner_link(label: App) -> str | None:
     if has_owner(label.store):
         return None
     token = secrets.token_urlsafe(24)
-    set_setting(label.store, "owner_link", token_hash(token))
+    set_setting(label.store, OWNER_LINK, token_hash(token))
     return f"{label.config.address}/setup?token={token}"
+
+
+def safe_headers(is_secure: bool) -> dict[str, str]:
+    return {**HEADERS, **({"Strict-Transport-Security": "max-age=31536000"} if is_secure else {})}
 
 
 class Headers:
@@ -93,8 +97,7 @@ class Headers:
 
     def __init__(self, app: ASGIApp, *, is_secure: bool) -> None:
         self.app = app
-        extra = {"Strict-Transport-Security": "max-age=31536000"} if is_secure else {}
-        self._fixed = [(k.lower().encode(), v.encode()) for k, v in {**HEADERS, **extra}.items()]
+        self._fixed = [(k.lower().encode(), v.encode()) for k, v in safe_headers(is_secure).items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -145,7 +148,9 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(TutelageError)
     async def ours(request: Request, e: TutelageError) -> Response:
-        return _say(request, 409 if isinstance(e, ConflictError) else 422, str(e))
+        # What passes by itself or by the operator's hand is 503: the browser keeps the answer and sends it again.
+        status = 409 if isinstance(e, ConflictError) else 503 if isinstance(e, BusyError | DiskError) else 422
+        return _say(request, status, str(e))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, e: RequestValidationError) -> Response:
@@ -157,3 +162,11 @@ def _errors(app: FastAPI) -> None:
     async def plain(request: Request, e: HTTPException) -> Response:
         why = {404: "There is nothing here.", 405: "This address does not take that."}
         return _say(request, e.status_code, why[e.status_code] if e.status_code in why else str(e.detail))
+
+    @app.exception_handler(Exception)
+    async def crashed(request: Request, _: Exception) -> Response:
+        # Answered outside of `Headers`; the error itself goes on to the server's log.
+        response = _say(request, 500, "Something went wrong here. The server's log says what; try again.")
+        response.headers.update(safe_headers(request.app.state.label.config.is_secure))
+        response.headers["Cache-Control"] = "no-store"
+        return response

@@ -1,5 +1,6 @@
 """What a client may ask of the server: so many requests, so many bytes. All counts live in this process."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -62,14 +63,15 @@ class BodyLimit:
 
         async def noted(message: Message) -> None:
             nonlocal answered
+            if seen > most and not answered:
+                return  # what the app makes of a body that was cut off; the answer stands below
             answered = answered or message["type"] == "http.response.start"
             await send(message)
 
-        try:
+        with contextlib.suppress(_TooLong):
             await self.app(scope, counted, noted)
-        except _TooLong:
-            if not answered:
-                await _refuse(send, most)
+        if seen > most and not answered:
+            await _refuse(send, most)
 
 
 class _TooLong(Exception):

@@ -20,7 +20,8 @@ def weakness(password: str, email: str) -> str | None:
         return f"A password needs at least {LEAST} characters; a few words together are easy to remember."
     if len(password) > MOST:
         return f"A password has at most {MOST} characters."
-    if len(set(password)) < 5 or email.split("@")[0].lower() in password.lower():
+    # What the address gives away counts for nothing; the rest must be long enough by itself.
+    if len(set(password)) < 5 or len(password.lower().replace(email.split("@")[0].lower(), "")) < LEAST:
         return "This password is easy to guess. Use a few unrelated words."
     return None
 
@@ -34,7 +35,7 @@ def is_password(password: str, hashed: str | None) -> bool:
     """Whether the password is right; as slow for an account that does not exist."""
     with _ROOM:
         try:
-            return bool(_HASHER.verify(hashed or _NOBODY, password)) and hashed is not None
+            return bool(_HASHER.verify(hashed or _NOBODY, password)) and bool(hashed)
         except (VerificationError, InvalidHashError):
             return False
 

@@ -26,11 +26,13 @@ _PAGES.globals["version"] = __version__
 # What a member sees in the bar, by role: address below the project and name.
 LINKS = {
     "work": ("work", "Work"),
+    "chat": ("chat", "Chat"),
     "mine": ("mine", "My page"),
     "guidelines": ("guidelines", "Guidelines"),
     "review": ("review", "Review"),
     "disagreements": ("disagreements", "Disagreements"),
     "tasks": ("tasks", "Tasks"),
+    "models": ("models", "Models"),
     "quality": ("quality", "Quality"),
     "people": ("people", "People"),
     "run": ("run", "Run"),
@@ -38,8 +40,8 @@ LINKS = {
     "settings": ("settings", "Settings"),
 }
 BAR = {
-    "labeller": ("work", "mine", "guidelines"),
-    "reviewer": ("work", "mine", "guidelines", "review", "disagreements"),
+    "labeller": ("work", "chat", "mine", "guidelines"),
+    "reviewer": ("work", "chat", "mine", "guidelines", "review", "disagreements"),
     "lead": tuple(LINKS),
     "owner": tuple(LINKS),
 }

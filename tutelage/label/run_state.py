@@ -1,4 +1,4 @@
-"""Where the run stands whose rounds wait for these labels, read from its directory. Knows JSON files, no training code."""
+"""Where the run stands whose rounds wait for these labels, read from its directory. Knows JSON files, no training."""
 
 import json
 from dataclasses import dataclass

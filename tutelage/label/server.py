@@ -37,10 +37,12 @@ def serve(config: LabelConfig, *, told: Callable[[str], None]) -> None:
 
 def _listen(config: LabelConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # Named as TCP, so that asyncio turns off the algorithm of Nagle, which holds each answer back for 40 ms.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((config.host, config.port))
+        listening.listen(1024)  # at once: until then another process could bind the port as well
     except OSError as e:
         listening.close()
         raise ConfigError(

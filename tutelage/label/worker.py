@@ -13,6 +13,10 @@ Work = Callable[[App, Job], dict[str, object]]
 WORKS: dict[str, Work] = {}  # by kind of job; each file of `label` that has one registers it
 
 
+class Cut(Exception):
+    """The server stops, and a job with it: the next server takes the job up again where it was."""
+
+
 def work(kind: str) -> Callable[[Work], Work]:
     """Registers what a kind of job does. It must be safe to run again after it was cut off anywhere."""
 
@@ -28,10 +32,11 @@ class Worker:
 
     def __init__(self, app: App, every_s: float = 0.5) -> None:
         self._app, self._every_s = app, every_s
-        self._stop = threading.Event()
+        self._stop = app.stopping
         self._thread = threading.Thread(target=self._run, name="tutelage-jobs", daemon=True)
 
     def start(self) -> None:
+        self._stop.clear()
         take_up_again(self._app.store)
         self._thread.start()
 
@@ -47,6 +52,8 @@ class Worker:
                 continue
             try:
                 report_job(self._app.store, job.id, state="done", result=WORKS[job.kind](self._app, job))
+            except Cut:
+                return
             except TutelageError as e:
                 report_job(self._app.store, job.id, state="failed", result={"error": str(e)})
             except Exception as e:  # the top of a worker: this job fails, the next one runs, and the log says why

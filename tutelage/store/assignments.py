@@ -149,7 +149,7 @@ def _find(conn: Connection, project_id: int, labeler: str, number: str) -> Held 
 
 def renew(store: Store, project_id: int, labeler: str, number: str, *, seconds: float) -> bool:
     """Holds a task for longer. False when it is held no more."""
-    with store.write() as conn:
+    with store.write(durable=False) as conn:
         found = _find(conn, project_id, labeler, number)
         if found is None or found.state != "leased":
             return False
@@ -160,7 +160,7 @@ def renew(store: Store, project_id: int, labeler: str, number: str, *, seconds: 
 
 def save_draft(store: Store, project_id: int, labeler: str, number: str, body: dict[str, Any]) -> None:
     """Keeps unfinished work. Raises ConflictError when the task was answered meanwhile."""
-    with store.write() as conn:
+    with store.write(durable=False) as conn:
         found = _find(conn, project_id, labeler, number)
         if found is None:
             raise StoreError("there is no such task in your hands.")

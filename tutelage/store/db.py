@@ -130,23 +130,29 @@ class Store:
             yield conn
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Connection]:
-        """The one writer: SQLite by BEGIN IMMEDIATE, PostgreSQL by an advisory lock held until the commit."""
-        with self._transaction(writes=True) as conn:
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
+        """The one writer: SQLite by BEGIN IMMEDIATE, PostgreSQL by an advisory lock held until the commit.
+
+        durable  wait until the commit is on the disk. Without, a kill loses nothing, but a power cut may lose what was
+                 committed after the last durable commit: enough for a lease or a draft, never for a fact
+        """
+        with self._transaction(writes=True, durable=durable) as conn:
             if conn.dialect.name == "postgresql":
+                if not durable:
+                    conn.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 conn.exec_driver_sql(f"SET LOCAL lock_timeout = '{int(WAIT_S * 1000)}ms'")
                 conn.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITER_KEY)))
             yield conn
 
     @contextlib.contextmanager
-    def _transaction(self, *, writes: bool) -> Iterator[Connection]:
+    def _transaction(self, *, writes: bool, durable: bool = True) -> Iterator[Connection]:
         assert not getattr(self._mine, "open", False), "a transaction is open in this thread already; pass its conn on"
         self._mine.open = True
         try:
             with (
                 self._gate.hold() if self._gate else contextlib.nullcontext(),
                 database_errors(self.where),
-                self._engine.connect().execution_options(tutelage_writes=writes) as conn,
+                self._engine.connect().execution_options(tutelage_writes=writes, tutelage_durable=durable) as conn,
             ):
                 if conn.dialect.name == "postgresql" and not writes:
                     conn.execution_options(isolation_level="REPEATABLE READ")  # else each statement sees its own state
@@ -235,8 +241,14 @@ def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _on_begin(conn: Connection) -> None:
+    options = conn.get_execution_options()
+    if not options.get("tutelage_writes"):
+        conn.exec_driver_sql("BEGIN")
+        return
+    # FULL writes the log to the disk at each commit, with all that earlier commits of NORMAL left in it.
+    conn.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('tutelage_durable') else 'NORMAL'}")
     # A deferred transaction that turns to writing fails at once when another writes, whatever the timeout.
-    conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("tutelage_writes") else "BEGIN")
+    conn.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 @contextlib.contextmanager

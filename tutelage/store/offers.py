@@ -39,7 +39,7 @@ def offer(
     """
     draw = rng or random.Random()
     seconds = project.settings.lease_minutes * 60
-    with store.write() as conn:
+    with store.write(durable=False) as conn:
         now = store.seconds()
         expire(conn, now)
         held = held_by(conn, project.id, labeler)

@@ -1,7 +1,6 @@
 """The app on a real socket and a real browser before it. Skipped with a reason where no Chromium is installed."""
 
 import contextlib
-import shutil
 import socket
 import threading
 import time
@@ -30,19 +29,11 @@ from tutelage.store.projects import (
 from tutelage.store.tasks import NewTask, add_tasks
 from tutelage.types import Completion, Message, Prompt
 
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
 
 @pytest.fixture(scope="session")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed here (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield browser
-        browser.close()
+def chromium(browser):
+    """The one Chromium of the session: a second Playwright cannot start beside it."""
+    return browser
 
 
 @dataclass

@@ -39,6 +39,13 @@ SCREENS = [
     ("people", "owner", "people"),
     ("settings", "owner", "settings"),
     ("run", "lead", "run"),
+    ("tasks", "lead", "tasks"),
+    ("quality", "lead", "quality"),
+    ("disagreements", "lead", "disagreements"),
+    ("review", "lead", "review"),
+    ("data", "owner", "data"),
+    ("models", "owner", "models"),
+    ("chat", "labeller", "chat"),
     ("not-allowed", "labeller", "people"),
 ]
 TASKS = ("rank", "compare", "demonstrate", "correct", "critique")
@@ -91,7 +98,7 @@ def test_every_page_is_accessible_and_fits(site, visit, chromium, size, dark):
         page = pages[role] if role else nobody
         where = path.replace("{invite}", token)
         page.goto(site.address + where if where.startswith("/") else site.path(where))
-        page.wait_for_load_state("networkidle") if name != "run" else page.wait_for_selector("h1")
+        page.wait_for_selector("h1")
         looked_at(page, name, size, dark)
     nobody.context.close()
     visit.trouble[:] = [t for t in visit.trouble if "403" not in t]

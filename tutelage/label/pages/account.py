@@ -20,17 +20,17 @@ from tutelage.label.passwords import (
 from tutelage.label.render import go, page
 from tutelage.store.access import note
 from tutelage.store.accounts import (
+    OWNER_LINK,
     Account,
     account_by_email,
     change_account,
     close_session,
     close_sessions,
-    create_account,
+    create_first_owner,
     get_account,
     get_setting,
     has_owner,
     open_session,
-    set_setting,
     token_hash,
     use_totp_step,
 )
@@ -82,7 +82,7 @@ def health(who: Who) -> dict[str, bool]:
 
 def _check_setup(who: Caller, token: str) -> None:
     limit(who.app, who, "setup")
-    if has_owner(who.store) or not token or get_setting(who.store, "owner_link") != token_hash(token):
+    if has_owner(who.store) or not token or get_setting(who.store, OWNER_LINK) != token_hash(token):
         raise Refused(
             403,
             "This link is not the one that the server printed last. Look at the terminal in which `tutelage label` "
@@ -102,8 +102,7 @@ def setup(who: Who, token: str = "") -> Response:
 def set_up(who: Who, token: Text, email: Text, password: Text) -> Response:
     _check_setup(who, token)
     _check_new(email, password)
-    account = create_account(who.store, email, password_hash=hash_password(password), is_owner=True)
-    set_setting(who.store, "owner_link", None)
+    account = create_first_owner(who.store, token_hash(token), email, hash_password(password))
     note(who.store, "installation owned", account_id=account.id)
     return with_session(who.app, account, go("/projects"))
 
@@ -154,13 +153,16 @@ def sign_out(who: Who) -> Response:
 
 @routes.on("GET", "/oidc/start", PUBLIC)
 def oidc_start(who: Who, invite: str = "") -> Response:
+    limit(who.app, who, "oidc start")
     return oidc.start(who, invite)
 
 
 @routes.on("GET", "/oidc/callback", PUBLIC)
 def oidc_back(who: Who, code: str = "", state: str = "") -> Response:
     limit(who.app, who, "oidc")
-    return with_session(who.app, oidc.finish(who, code, state), go("/projects"))
+    response = with_session(who.app, oidc.finish(who, code, state), go("/projects"))
+    response.delete_cookie(oidc.cookie_name(who.app), path="/", secure=who.app.config.is_secure)
+    return response
 
 
 # Invitations.
@@ -219,16 +221,24 @@ def theme(who: Who, theme: Text) -> Response:
     return go("/account")
 
 
+def _check_no_code(who: Caller) -> None:
+    """Whoever finds a browser open does not put a code of her own in place: the old one is removed by password."""
+    if who.account.totp_secret:
+        raise Refused(409, "A one-time code is set up already. Remove it first; that takes the password.")
+
+
 @routes.on("POST", "/account/code", SIGNED_IN)
 def start_code(who: Who) -> Response:
     """Shows a new secret; it counts only once a code made with it was entered."""
+    _check_no_code(who)
     secret = new_totp_secret()
     picture = segno.make(totp_address(secret, who.account.email)).svg_inline(scale=4, border=2, omitsize=True)
     return page(who, "account.html", qr=Markup(picture), secret=secret, told="")
 
 
 @routes.on("POST", "/account/code/confirm", SIGNED_IN)
-def confirm_code(who: Who, secret: Text, code: Text) -> Response:
+def confirm_code(who: Who, secret: Annotated[str, Form(pattern=r"^[A-Z2-7]{32}$")], code: Text) -> Response:
+    _check_no_code(who)
     step = totp_step(secret, code)
     if step is None:
         raise Refused(422, "The code does not fit. Look at the clock of your device, and start again.")

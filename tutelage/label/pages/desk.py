@@ -1,9 +1,10 @@
 """The labeller's desk: the page, and what it fetches and sends. The page itself is one ES module (static/desk.js)."""
 
+import json
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, Query, Response
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tutelage.label import markup
 from tutelage.label.access import MEMBERS, Caller, Refused, Routes, caller
@@ -15,13 +16,14 @@ from tutelage.store.accounts import change_account
 from tutelage.store.assignments import Held
 from tutelage.store.completions import get_completions
 from tutelage.store.offers import offer
-from tutelage.store.projects import TaskKind, guideline
+from tutelage.store.projects import TASK_KINDS, TaskKind, guideline
 from tutelage.store.prompts import get_prompt
 from tutelage.types import Fact
 
 routes = Routes()
 Who = Annotated[Caller, Depends(caller)]
 Number = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+HERE = tuple(kind for kind in TASK_KINDS if kind != "chat")  # a chat has a page of its own
 NEAR = 0.4  # of the three-word runs of two cards: above, their differences are marked
 
 
@@ -29,6 +31,12 @@ class Draft(Fact):
     """Unfinished work as the page keeps it: a small JSON object that only the page reads."""
 
     body: dict[str, Any]
+
+    @field_validator("body")
+    @classmethod
+    def _can_be_kept_and_sent(cls, body: dict[str, Any]) -> dict[str, Any]:
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()  # a ValueError for half a character, too
+        return body
 
 
 @routes.on("GET", "/p/{slug}/work", MEMBERS)
@@ -56,7 +64,7 @@ def next_task(
 ) -> dict[str, Any]:
     """The next task, leased to this person; `{"task": null}` when there is none for her now."""
     holding = [h for h in have.split(",") if h]
-    held = offer(who.store, who.project, who.labeler, have=holding, kinds=[kind] if kind else None)
+    held = offer(who.store, who.project, who.labeler, have=holding, kinds=[kind] if kind else HERE)
     return {"task": shown(who, held) if held else None}
 
 
@@ -92,14 +100,15 @@ def skip_task(who: Who, number: Number, given: Skipped) -> dict[str, Any]:
 
 @routes.on("PUT", "/p/{slug}/desk/{number}/draft", MEMBERS)
 def draft(who: Who, number: Number, given: Draft) -> dict[str, bool]:
-    assignments.save_draft(who.store, who.project.id, who.labeler, number, given.body)
+    assignments.save_draft(who.store, who.project.id, who.labeler, own(who, number).id, given.body)
     return {"saved": True}
 
 
 @routes.on("POST", "/p/{slug}/desk/{number}/renew", MEMBERS)
 def renew(who: Who, number: Number) -> dict[str, bool]:
     seconds = who.project.settings.lease_minutes * 60
-    return {"held": assignments.renew(who.store, who.project.id, who.labeler, number, seconds=seconds)}
+    held = own(who, number)
+    return {"held": assignments.renew(who.store, who.project.id, who.labeler, held.id, seconds=seconds)}
 
 
 @routes.on("POST", "/p/{slug}/desk/{number}/revise", MEMBERS)

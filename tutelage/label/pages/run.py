@@ -1,6 +1,6 @@
 """The run that waits for these labels, live: how many are there, how many more, and what it does now."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Response
 
@@ -25,7 +25,7 @@ def live(who: Who) -> Response:
     return page(who, "run_live.html", here="run", **_facts(who))
 
 
-def _facts(who: Caller) -> dict[str, object]:
+def _facts(who: Caller) -> dict[str, Any]:
     folder = who.app.config.run
     lines = run_state.stages(folder) if folder else []
     wait = run_state.waiting_for(lines)
