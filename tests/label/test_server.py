@@ -1,5 +1,6 @@
 """The server as people meet it: a process that listens on loopback, is killed, and comes back with everything."""
 
+import hashlib
 import http.client
 import json
 import socket
@@ -93,6 +94,12 @@ def test_nothing_that_is_shipped_holds_a_password_or_a_key():
         for known in KNOWN:
             assert known not in text, f"{path} holds {known!r}"
     assert not [p for p in shipped if p.suffix in (".key", ".pem", ".db", ".env")]
+
+
+def test_the_vendored_script_is_the_one_that_was_decided_on():
+    decided = (TOP / "docs" / "decisions" / "0003-feedback-app.md").read_text(encoding="utf-8")
+    script = (TOP / "tutelage" / "label" / "static" / "htmx.min.js").read_bytes()
+    assert hashlib.sha256(script).hexdigest() in decided
 
 
 @pytest.mark.slow
