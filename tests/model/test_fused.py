@@ -185,7 +185,8 @@ def test_unchanged_weights_are_converted_once(make):
     made = {name: m.tensor for name, m in model._trunk._cache._made.items()}
     run(model, "bf16")
     assert all(m.tensor is made[name] for name, m in model._trunk._cache._made.items())
-    assert len(made) == 2 * 5 + 1  # four matrices and a bias of each layer, and the head
+    # Of each layer five weights, a bias, and four weights for the backward pass; and the head, both ways.
+    assert len(made) == 2 * (5 + 1 + 4) + 2
 
 
 def test_a_graph_keeps_the_weights_that_it_was_built_with():

@@ -6,7 +6,6 @@ A result in bf16 may differ by its own rounding, 2^-9 of a number; sums of such,
 import pytest
 import torch
 
-from tutelage.algo.logprob import entropy, token_logp
 from tutelage.native import kernels, plain
 from tutelage.native.kernels import Heads, Sequences
 
@@ -54,23 +53,6 @@ def test_norm_and_its_gradient(n, d, has_y):
     # With one column the norm is a sign, and its two terms cancel.
     alone_ND = kernels.norm_backward(grad_ND, None, sum_ND, inverse_N, weight_D)[0]
     assert_near(alone_ND, slope_ND, 1e-5, (grad_ND * weight_D * inverse_N[:, None]).norm())
-
-
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("f", [*SIZES, 704])
-def test_gate_and_its_gradient(n, f):
-    gate_up_N2F, grad_NF = noise(n, 2 * f, scale=4.0).bfloat16(), noise(n, f, seed=1).bfloat16()
-    expected_NF, (slope_N2F,) = gradients(plain.gate, [gate_up_N2F], grad_NF)
-    assert_near(kernels.gate(gate_up_N2F), expected_NF, ROUNDING)
-    got_N2F, again_NF = kernels.gate_backward(grad_NF, gate_up_N2F)
-    assert torch.equal(again_NF, kernels.gate(gate_up_N2F))
-    assert_near(got_N2F, slope_N2F, ROUNDING)
-
-
-def test_far_gates_neither_overflow_nor_lose_their_sign():
-    gate_up_N2F = torch.tensor([[200.0, -200.0, 3e38, -3e38, 1.0, 1.0, 0.5, 0.5]]).bfloat16()
-    assert kernels.gate(gate_up_N2F)[0, :2].tolist() == [200.0, 0.0]
-    assert kernels.gate(gate_up_N2F).isfinite().all()
 
 
 ROTATED = [
@@ -140,36 +122,9 @@ def test_weight_gradient(n, rows, columns):
     assert_near(kernels.weight_gradient(grad_NR, x_NC), grad_NR.double().T @ x_NC.double(), tolerance)
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("v", [2, 17, 336, 4096])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_logp_entropy_and_gradient(n, v, temperature):
-    logits_NV, grad_N = noise(n, v, scale=4.0).bfloat16(), noise(n, seed=1)
-    token_N = torch.randint(v, (n,), generator=torch.Generator().manual_seed(2))
-    expected_N, (slope_NV,) = gradients(lambda x: token_logp(x, token_N, temperature=temperature), [logits_NV], grad_N)
-    logp_N, norm_N, entropy_N = kernels.logp(logits_NV, token_N, temperature, with_entropy=True)
-    torch.testing.assert_close(logp_N, expected_N.float(), atol=1e-5, rtol=1e-6)
-    torch.testing.assert_close(
-        entropy_N, entropy(logits_NV.double(), temperature=temperature).float(), atol=1e-5, rtol=1e-5
-    )
-    assert kernels.logp(logits_NV, token_N, temperature, with_entropy=False)[2].eq(0).all()
-    kernels.logp_backward_(logits_NV, token_N, norm_N, grad_N, temperature)
-    assert_near(logits_NV, slope_NV, ROUNDING, 1e-4)  # 1 - p cancels where the token is certain
-
-
-def test_a_forbidden_token_adds_nothing_and_large_logits_do_not_overflow():
-    logits_NV = torch.tensor([[0.0, 0.0, -torch.inf], [1e4, 0.0, 0.0], [0.0, 1e4, -torch.inf]]).bfloat16()
-    logp_N, _, entropy_N = kernels.logp(logits_NV, torch.tensor([0, 0, 0]), 1.0, with_entropy=True)
-    assert logp_N.tolist() == pytest.approx([-0.6931472, 0.0, -9984.0], abs=1e-6)  # 1e4 in bf16 is 9984
-    assert entropy_N.tolist() == pytest.approx([0.6931472, 0.0, 0.0], abs=1e-6)
-
-
 def test_what_is_not_finite_stays_so():
     nan = torch.full((1, 32), torch.nan)
-    logp_N, norm_N, _ = kernels.logp(nan.bfloat16(), torch.tensor([0]), 1.0, with_entropy=False)
-    assert logp_N.isnan().all() and norm_N.isnan().all()
     assert kernels.norm(nan, None, torch.ones(32), 1e-5)[1].isnan().all()
-    assert kernels.gate(nan.bfloat16()).isnan().all()
     qkv_NC, rows, heads, norms = problem([3], 1, 1, 32, False)
     assert kernels.attention(qkv_NC * torch.nan, rows, heads, *norms)[0].isnan().all()
 
@@ -200,4 +155,4 @@ def test_the_number_of_threads_changes_no_bit_but_those_of_a_norm_weight():
 @pytest.mark.parametrize("wrong", [lambda x: x.float(), lambda x: x[:, :-1], lambda x: x.T])
 def test_a_tensor_that_a_kernel_cannot_read_is_refused(wrong):
     with pytest.raises(AssertionError, match="a kernel expects"):
-        kernels.gate(wrong(noise(4, 8).bfloat16()))
+        kernels.norm(noise(4, 8), wrong(noise(4, 8).bfloat16()), noise(8), 1e-5)

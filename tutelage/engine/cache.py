@@ -29,15 +29,18 @@ class PrefillLayout:
 
     def __init__(self, packed: Packed) -> None:
         self.packed = packed
-        self.keys: list[Tensor] = []  # [N, G, D] a layer
+        self.keys: list[Tensor] = []  # [G, N, D] a layer
         self.values: list[Tensor] = []
 
-    def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
+    def keep(self, layer: int, key_GND: Tensor, value_GND: Tensor) -> None:
         assert layer == len(self.keys), (
             f"layer {layer} ran after {len(self.keys)} layers: the model skips or repeats one"
         )
         self.keys.append(key_GND)
         self.values.append(value_GND)
+
+    def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
+        self.keep(layer, key_GND, value_GND)
         return self.packed.attend(layer, query_HND, key_GND, value_GND, scaling)
 
     def prefixes(self, logits_BV: Tensor) -> list[Prefix]:
@@ -57,35 +60,35 @@ class SlotCache:
     def __init__(self, n_slots: int, capacity: int) -> None:
         self.n_slots = n_slots
         self.capacity = capacity  # positions a slot can hold
-        self._keys: list[Tensor] = []  # [S, G, T, D] a layer
-        self._values: list[Tensor] = []
+        self.keys: list[Tensor] = []  # [S, G, T, D] a layer
+        self.values: list[Tensor] = []
 
     def admit(self, slot: int, prefix: Prefix) -> None:
         """Copies a prompt's keys and values into a slot."""
-        if not self._keys:
+        if not self.keys:
             for k in prefix.keys:
                 shape = (self.n_slots, k.shape[0], self.capacity, k.shape[2])
-                self._keys.append(torch.zeros(shape, dtype=k.dtype, device=k.device))
-                self._values.append(torch.zeros(shape, dtype=k.dtype, device=k.device))
+                self.keys.append(torch.zeros(shape, dtype=k.dtype, device=k.device))
+                self.values.append(torch.zeros(shape, dtype=k.dtype, device=k.device))
         for layer, (k, v) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
-            self._keys[layer][slot, :, : prefix.length] = k
-            self._values[layer][slot, :, : prefix.length] = v
+            self.keys[layer][slot, :, : prefix.length] = k
+            self.values[layer][slot, :, : prefix.length] = v
 
     def move(self, source: int, target: int, length: int) -> None:
         """Puts a running sequence into a slot that another one has left."""
-        for buffer in (*self._keys, *self._values):
+        for buffer in (*self.keys, *self.values):
             buffer[target, :, :length] = buffer[source, :, :length]
 
     def step(self, position_S: Tensor) -> "DecodeLayout":
         """The layout of one new token in each of the first slots, at these positions."""
-        return DecodeLayout(self._keys, self._values, position_S, self.capacity)
+        return DecodeLayout(self.keys, self.values, position_S, self.capacity)
 
 
 class DecodeLayout:
     """One token a slot: writes its key and value, then reads everything up to it."""
 
     def __init__(self, keys: list[Tensor], values: list[Tensor], position_S: Tensor, capacity: int) -> None:
-        self._keys, self._values = keys, values
+        self.keys, self.values = keys, values
         self._position_S = position_S
         self._slot_S = torch.arange(len(position_S), device=position_S.device)
         longest = int(position_S.max()) + 1
@@ -94,7 +97,7 @@ class DecodeLayout:
         self._mask_S11T = seen[:, None, None, :]
 
     def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
-        keys, values = self._keys[layer], self._values[layer]
+        keys, values = self.keys[layer], self.values[layer]
         keys[self._slot_S, :, self._position_S] = key_GND.transpose(0, 1).to(keys.dtype)
         values[self._slot_S, :, self._position_S] = value_GND.transpose(0, 1).to(values.dtype)
         n = len(self._slot_S)

@@ -1,7 +1,9 @@
 """The rollout engine: requests in, samples out. One step admits, prefills, decodes one token a slot and releases."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,9 +13,13 @@ from tutelage.engine.cache import PrefillLayout, Prefix, SlotCache
 from tutelage.engine.request import Request, Sample, SamplingConfig
 from tutelage.engine.sampling import draw, uniform
 from tutelage.engine.scheduler import Running, Scheduler
+from tutelage.engine.steps import Steps
 from tutelage.errors import ConfigError, DataError
 from tutelage.model.attention import Packed
 from tutelage.model.causal import CausalModel
+from tutelage.native.decode import POSITIONS
+
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +40,21 @@ class Engine:
     """Samples from a causal model.
 
     The model is shared with whoever trains it: new weights need no copy, only a new version.
+
+    precision  of the passes; 'bf16' is used for models with native kernels, where it is the faster one
     """
 
-    def __init__(self, model: CausalModel, *, end_id: int, window: int, config: EngineConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: CausalModel,
+        *,
+        end_id: int,
+        window: int,
+        config: EngineConfig | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
         self.model = model
+        self._precision = precision
         self.end_id = end_id
         self.window = window
         self.config = config or EngineConfig()
@@ -45,28 +62,43 @@ class Engine:
 
     @torch.no_grad()
     def generate(
-        self, requests: Sequence[Request], sampling: SamplingConfig, *, progress: Callable[[int], None] | None = None
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        *,
+        progress: Callable[[int], None] | None = None,
+        step: Callable[[Sequence[Running]], None] | None = None,
     ) -> list[Sample]:
         """All samples of all requests, in order. Nothing is kept between calls, so no cache can be stale.
 
         progress  told the number of tokens drawn in each step
+        step      shown the samples that are being written after each step; what it raises ends the work
         Raises DataError for a prompt that is empty or that does not fit the window with its answer.
         """
         self._check(requests, sampling)
         scheduler = Scheduler(requests, self.config.slots)
         longest = max(len(r.prompt_ids) for r in requests) + sampling.max_new_tokens
-        cache = SlotCache(self.config.slots, longest)
+        cache = SlotCache(self.config.slots, longest + -longest % POSITIONS)
+        steps = Steps(self.model, cache)
         prefixes: dict[int, Prefix] = {}
         done: list[Sample] = []
         while scheduler.waiting or scheduler.running:
             drawn = self._admit(scheduler, requests, cache, prefixes, sampling)
             self._release(scheduler, cache, sampling, done)
-            if scheduler.running:
-                drawn += self._decode(scheduler.running, cache, sampling)
+            if running := scheduler.running:
+                _append(running, *steps.draw(running, _uniform(running), sampling))
+                drawn += len(running)
                 self._release(scheduler, cache, sampling, done)
             if progress:
                 progress(drawn)
+            if step:
+                step(scheduler.running)
         return sorted(done, key=lambda s: (s.i_request, s.i_sample))
+
+    def _pass(self) -> contextlib.AbstractContextManager[None]:
+        """The precision of prompts, which that of all that follows goes by: bf16 where the model gains by it."""
+        is_half = self._precision == "bf16" and self.model.is_fusable
+        return torch.autocast("cpu", torch.bfloat16) if is_half else contextlib.nullcontext()
 
     def _check(self, requests: Sequence[Request], sampling: SamplingConfig) -> None:
         if not requests:
@@ -97,7 +129,8 @@ class Engine:
         first_slot = len(scheduler.running) - len(taken)
         for slot, sample in enumerate(taken, start=first_slot):
             cache.admit(slot, prefixes[sample.i_request])
-        self._append(taken, torch.stack([prefixes[s.i_request].logits_V for s in taken]), sampling)
+        logits_SV = torch.stack([prefixes[s.i_request].logits_V for s in taken])
+        _append(taken, *draw(logits_SV, _uniform(taken), sampling))
         kept = scheduler.waiting[0].i_request if scheduler.waiting else None
         for i in [i for i in prefixes if i != kept]:
             del prefixes[i]
@@ -119,27 +152,9 @@ class Engine:
             layout = PrefillLayout(packed)
             token_N = torch.tensor([t for i in part for t in requests[i].prompt_ids], device=self.model.device)
             last_B = torch.tensor(packed.lengths, device=self.model.device).cumsum(0) - 1
-            logits_BV = self.model.logits(token_N, packed.position_N, last_B, layout)
+            with self._pass():
+                logits_BV = self.model.logits(token_N, packed.position_N, last_B, layout)
             prefixes.update(zip(part, layout.prefixes(logits_BV), strict=True))
-
-    def _decode(self, running: Sequence[Running], cache: SlotCache, sampling: SamplingConfig) -> int:
-        """One token for every running sample."""
-        device = self.model.device
-        token_S = torch.tensor([s.token_ids[-1] for s in running], device=device)
-        position_S = torch.tensor([s.length - 1 for s in running], device=device)
-        logits_SV = self.model.logits(
-            token_S, position_S, torch.arange(len(running), device=device), cache.step(position_S)
-        )
-        self._append(running, logits_SV, sampling)
-        return len(running)
-
-    def _append(self, samples: Sequence[Running], logits_SV: Tensor, sampling: SamplingConfig) -> None:
-        seeds = np.array([s.seed for s in samples], dtype=np.uint64)
-        positions = np.array([len(s.token_ids) for s in samples], dtype=np.uint64)
-        token_S, logp_S = draw(logits_SV, uniform(seeds, positions), sampling)
-        for sample, token, logp in zip(samples, token_S.tolist(), logp_S.tolist(), strict=True):
-            sample.token_ids.append(token)
-            sample.logp.append(logp)
 
     def _release(self, scheduler: Scheduler, cache: SlotCache, sampling: SamplingConfig, done: list[Sample]) -> None:
         """Frees the slots of finished samples at once; the last running sequence moves into the hole."""
@@ -161,3 +176,16 @@ class Engine:
             moved = scheduler.release(slot)
             if moved is not None:
                 cache.move(moved, slot, scheduler.running[slot].length)
+
+
+def _uniform(samples: Sequence[Running]) -> Tensor:
+    """The number [S] that decides each sample's next token."""
+    seeds = np.array([s.seed for s in samples], dtype=np.uint64)
+    positions = np.array([len(s.token_ids) for s in samples], dtype=np.uint64)
+    return uniform(seeds, positions)
+
+
+def _append(samples: Sequence[Running], token_S: Tensor, logp_S: Tensor) -> None:
+    for sample, token, logp in zip(samples, token_S.tolist(), logp_S.tolist(), strict=True):
+        sample.token_ids.append(token)
+        sample.logp.append(logp)

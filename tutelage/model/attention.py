@@ -7,7 +7,7 @@ N packed tokens, B sequences, T longest sequence, H query heads, G key heads, D 
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -115,3 +115,13 @@ class Packed:
             query_BHTD, key_BHTD, value_BHTD, attn_mask=seen, is_causal=self.causal, scale=scaling
         )
         return self.pack(out_BHTD.transpose(1, 2))
+
+
+@runtime_checkable
+class KeepingLayout(Protocol):
+    """A layout that attends as its `packed` does, and wants the keys and values of every layer."""
+
+    packed: Packed
+
+    def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor: ...
+    def keep(self, layer: int, key_GND: Tensor, value_GND: Tensor) -> None: ...

@@ -5,6 +5,7 @@ knows which architecture it is.
 B sequences, T tokens, N packed tokens, M chosen positions, V vocabulary, D width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutelage.model.attention import Layout, Packed
-from tutelage.model.fused import Trunk, can_fuse
+from tutelage.model.fused import Trunk, can_fuse, is_fusable
 from tutelage.model.logits import chosen_logp
+from tutelage.native.decode import Decoder
 
 
 class CausalModel(nn.Module):
@@ -43,11 +45,26 @@ class CausalModel(nn.Module):
 
     def _fused(self, position_N: Tensor, layout: Layout) -> Trunk | None:
         """The fused passes, if they serve this one."""
-        if not can_fuse(self.hf, position_N, layout):
-            return None
+        return self._open_trunk() if can_fuse(self.hf, position_N, layout) else None
+
+    def _open_trunk(self) -> Trunk:
         if self._trunk is None or self._trunk.hf is not self.hf:
             self._trunk = Trunk(self.hf)
         return self._trunk
+
+    @property
+    def is_fusable(self) -> bool:
+        """Whether bf16 passes run on the native kernels, and so faster than float32 ones."""
+        return is_fusable(self.hf)
+
+    def decoder(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Decoder | None:
+        """What decodes quickly into the keys and values [slots, G, T, W] of each layer, with the weights of now.
+
+        None unless they are those of bf16 passes of a model with native kernels.
+        """
+        if not (all(x.dtype == torch.bfloat16 for x in (*keys, *values)) and self.is_fusable):
+            return None
+        return self._open_trunk().decoder(keys, values)
 
     def forget_copies(self) -> None:
         """For who has changed weights through `.data`, which the fused passes cannot see."""

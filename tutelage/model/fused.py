@@ -5,7 +5,7 @@ does not know (other kinds, adapters, other layouts, biases elsewhere) is left t
 N packed tokens, M chosen positions, D width, V vocabulary, T positions, K head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,16 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tutelage.model.attention import Layout, Packed
+from tutelage.model.attention import KeepingLayout, Layout, Packed
 from tutelage.native import kernels
+from tutelage.native.decode import Decoder, DecoderWeights, kept_heads
 from tutelage.native.head import head_logp
 from tutelage.native.kernels import Heads, Sequences
-from tutelage.native.layer import LayerWeights, last_norm, layer
+from tutelage.native.layer import LayerWeights, TurnedWeights, last_norm, layer, layer_and_qkv
+from tutelage.native.linear import Paired, linear, pair
 
 KINDS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 ROTATIONS = {"default", "linear", "llama3", "yarn"}  # those whose angles do not depend on the length of a pass
-ROUND = 256  # tokens of a pass are filled up to this: products of few shapes, whose plans the library keeps in memory
 BIASED = ("q_proj", "k_proj", "v_proj")  # layers that may carry a bias
 
 
@@ -50,14 +51,14 @@ class WeightCache:
     def __init__(self) -> None:
         self._made: dict[str, _Made] = {}
 
-    def get(self, name: str, sources: Sequence[Tensor]) -> Tensor:
-        """The sources in bf16, one below the other."""
+    def get(self, name: str, sources: Sequence[Tensor], make: Callable[[Tensor], Tensor] = lambda half: half) -> Tensor:
+        """What is made of the sources in bf16, one below the other. One name always comes with one `make`."""
         state = tuple((p._version, p.data_ptr()) for p in sources)
         made = self._made.get(name)
         if made is not None and made.state == state and all(a is b for a, b in zip(made.sources, sources, strict=True)):
             return made.tensor
         with torch.no_grad():
-            tensor = torch.cat([p.detach().bfloat16() for p in sources])
+            tensor = make(torch.cat([p.detach().bfloat16() for p in sources]))
         self._made[name] = _Made(tensor, tuple(sources), state)
         return tensor
 
@@ -72,17 +73,20 @@ class Trunk:
 
     def hidden(self, token_N: Tensor, layout: Layout, keep_M: Tensor | None = None) -> Tensor:
         """Hidden states after the last norm, float32: of all tokens [N, D], or at the chosen positions [M, D]."""
-        assert isinstance(layout, Packed), "can_fuse has seen it"
         body: Any = self.hf.base_model
-        n_tokens = len(token_N)
-        token_N = nn.functional.pad(token_N, (0, -n_tokens % ROUND))  # a sequence that nobody reads
-        rows, heads = self._rows(layout, len(token_N)), self._heads()
+        packed = packed_of(layout)
+        assert packed is not None, "can_fuse has seen it"
+        rows, heads = self._rows(packed), self._heads()
         x_ND: Tensor = body.embed_tokens(token_N)
         y_ND: Tensor | None = None
         for i, block in enumerate(body.layers):
-            x_ND, y_ND = layer(x_ND, y_ND, self._weights(i, block), rows, heads, _parameters(block))
-        if keep_M is None:
-            keep_M = torch.arange(n_tokens)
+            weights = self._weights(i, block)
+            if isinstance(layout, KeepingLayout):
+                x_ND, y_ND, qkv_NC = layer_and_qkv(x_ND, y_ND, weights, rows, heads)
+                cos_TK, sin_TK = rows.cos_TK, rows.sin_TK
+                layout.keep(i, *kept_heads(qkv_NC, packed.position_N, heads, cos_TK, sin_TK, weights.k_norm_K))
+            else:
+                x_ND, y_ND = layer(x_ND, y_ND, weights, rows, heads, _parameters(block))
         return last_norm(x_ND, y_ND, body.norm.weight, body.norm.variance_epsilon, keep_M)
 
     def logits(self, hidden_MD: Tensor) -> Tensor:
@@ -90,19 +94,44 @@ class Trunk:
         weight_VD = self._head()
         if torch.is_grad_enabled() and (hidden_MD.requires_grad or weight_VD.requires_grad):
             return nn.functional.linear(hidden_MD, weight_VD)
-        return torch.mm(hidden_MD.bfloat16(), self._half_head().T)
+        return linear(hidden_MD.bfloat16(), self._paired("head", [weight_VD]))
 
     def logp(
         self, hidden_MD: Tensor, token_M: Tensor, *, temperature: float, with_entropy: bool
     ) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy [M] of the tokens that follow the hidden states."""
         weight_VD = self._head()
+        head = self._paired("head", [weight_VD])
+        turned = self._turned("head", [weight_VD]) if torch.is_grad_enabled() else None
         return head_logp(
-            hidden_MD, weight_VD, self._half_head(), token_M, temperature=temperature, with_entropy=with_entropy
+            hidden_MD, weight_VD, head, turned, token_M, temperature=temperature, with_entropy=with_entropy
         )
 
-    def _half_head(self) -> Tensor:
-        return self._cache.get("head", [self._head()])
+    def decoder(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Decoder:
+        """What decodes into these buffers [slots, G, T, W] bf16 a layer, with the weights of now."""
+        body: Any = self.hf.base_model
+        self._turn_up_to(keys[0].shape[2])
+        weights = DecoderWeights(
+            body.embed_tokens.weight.detach(),
+            [self._weights(i, block) for i, block in enumerate(body.layers)],
+            body.norm.weight.detach(),
+            self._paired("head", [self._head()]),
+            self._heads(),
+            float(body.norm.variance_epsilon),
+            self._cos_TK,
+            self._sin_TK,
+        )
+        return Decoder(weights, keys, values)
+
+    def _paired(self, name: str, joined: Sequence[Tensor], bias_O: Tensor | None = None) -> Paired:
+        """The layers of these weights [O, I], one below the other, for x W^T."""
+        weight = self._cache.get(name, joined, pair)
+        return Paired(weight, sum(len(w) for w in joined), joined[0].shape[1], bias_O)
+
+    def _turned(self, name: str, joined: Sequence[Tensor]) -> Paired:
+        """The same for x W, which has I outputs."""
+        weight = self._cache.get(f"{name}, turned", joined, lambda half: pair(half, turned=True))
+        return Paired(weight, joined[0].shape[1], sum(len(w) for w in joined))
 
     def _head(self) -> Tensor:
         head: Any = self.hf.get_output_embeddings()
@@ -121,35 +150,44 @@ class Trunk:
             float(first.q_norm.variance_epsilon) if hasattr(first, "q_norm") else 0.0,
         )
 
-    def _rows(self, packed: Packed, n_tokens: int) -> Sequences:
-        """Where the rows begin, what fills up `n_tokens` among them, and the model's own angles of their positions."""
-        lengths = [*packed.lengths, n_tokens - len(packed.position_N)]
-        if len(self._cos_TK) < max(lengths):
-            position_1T = torch.arange(max(lengths))[None]
+    def _rows(self, packed: Packed) -> Sequences:
+        """Where the rows begin, and the angles of their positions."""
+        self._turn_up_to(packed.longest)
+        return Sequences(torch.tensor([0, *packed.lengths]).cumsum(0), self._cos_TK, self._sin_TK)
+
+    def _turn_up_to(self, n: int) -> None:
+        """Extends the angles to n positions."""
+        if len(self._cos_TK) < n:
             body: Any = self.hf.base_model
-            cos_1TK, sin_1TK = body.rotary_emb(torch.empty(0), position_1T)
+            cos_1TK, sin_1TK = body.rotary_emb(torch.empty(0), torch.arange(n)[None])
             self._cos_TK, self._sin_TK = cos_1TK[0].contiguous(), sin_1TK[0].contiguous()
-        return Sequences(torch.tensor([0, *(n for n in lengths if n)]).cumsum(0), self._cos_TK, self._sin_TK)
 
     def _weights(self, i: int, block: Any) -> LayerWeights:
         attention, mlp = block.self_attn, block.mlp
         joined = [attention.q_proj, attention.k_proj, attention.v_proj]
+        qkv, out, down = [p.weight for p in joined], [attention.o_proj.weight], [mlp.down_proj.weight]
+        gate, up = [mlp.gate_proj.weight], [mlp.up_proj.weight]
         biases = [p.bias for p in joined if p.bias is not None]
-
-        def half(name: str, *layers: nn.Linear) -> Tensor:
-            return self._cache.get(f"{i}.{name}", [p.weight for p in layers])
-
+        turned = None
+        if torch.is_grad_enabled():
+            turned = TurnedWeights(
+                self._turned(f"{i}.qkv", qkv),
+                self._turned(f"{i}.out", out),
+                self._turned(f"{i}.gate_up", [*gate, *up]),
+                self._turned(f"{i}.down", down),
+            )
         return LayerWeights(
-            half("qkv", *joined),
-            self._cache.get(f"{i}.bias", biases) if biases else None,
-            half("out", attention.o_proj),
-            half("gate_up", mlp.gate_proj, mlp.up_proj),
-            half("down", mlp.down_proj),
+            self._paired(f"{i}.qkv", qkv, self._cache.get(f"{i}.bias", biases) if biases else None),
+            self._paired(f"{i}.out", out),
+            self._paired(f"{i}.gate", gate),
+            self._paired(f"{i}.up", up),
+            self._paired(f"{i}.down", down),
             block.input_layernorm.weight.detach(),
             block.post_attention_layernorm.weight.detach(),
             attention.q_norm.weight.detach() if hasattr(attention, "q_norm") else None,
             attention.k_norm.weight.detach() if hasattr(attention, "k_norm") else None,
             float(block.input_layernorm.variance_epsilon),
+            turned,
         )
 
 
@@ -166,18 +204,35 @@ def _parameters(block: Any) -> tuple[Tensor | None, ...]:
     )  # fmt: skip
 
 
+def packed_of(layout: Layout) -> Packed | None:
+    """The packing by which a layout attends, if it is one of ours."""
+    if isinstance(layout, KeepingLayout):
+        return layout.packed
+    return layout if isinstance(layout, Packed) else None
+
+
 def can_fuse(hf: PreTrainedModel, position_N: Tensor, layout: Layout) -> bool:
     """Whether a `Trunk` serves this pass: causal rows, bf16 autocast on a processor, a known model, and a compiler."""
+    packed = packed_of(layout)
     return (
-        isinstance(layout, Packed)
-        and layout.causal
-        and position_N is layout.position_N
+        packed is not None
+        and packed.causal
+        and position_N is packed.position_N
         and position_N.device.type == "cpu"
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and fits(hf)
-        and kernels.is_ready()
+        and not (isinstance(layout, KeepingLayout) and torch.is_grad_enabled())
+        and is_half_pass()
+        and is_fusable(hf)
     )
+
+
+def is_half_pass() -> bool:
+    """Whether we are inside bf16 autocast on a processor."""
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def is_fusable(hf: PreTrainedModel) -> bool:
+    """Whether bf16 passes of this model run fused here."""
+    return fits(hf) and kernels.is_ready()
 
 
 def fits(hf: PreTrainedModel) -> bool:

@@ -9,9 +9,7 @@
 // [positions, width] float32. Scores and sums are float32; probabilities and their gradients are rounded to bf16, since
 // they are multiplied again. A task is a sequence and a key head: it writes what no other task writes, so the number of
 // threads changes no bit. Blocks of 64 queries see whole blocks of keys, and none that lie after them.
-#include <cmath>
-
-#include "tile.h"
+#include "rotate.h"
 
 struct Shape {
     long heads, groups, width;
@@ -21,13 +19,6 @@ struct Shape {
 };
 
 static const long BLOCK = 64;
-
-static float inverse_rms(const bf16* x, const Shape& shape) {
-    float square = 0;
-#pragma omp simd reduction(+ : square)
-    for (long j = 0; j < shape.width; j++) square += widen(x[j]) * widen(x[j]);
-    return 1.0f / std::sqrt(square / float(shape.width) + shape.eps);
-}
 
 // Asks for a head's vector that will be read AHEAD tokens later: tokens lie too far apart for the processor to foresee.
 static const long AHEAD = 8;
@@ -49,20 +40,11 @@ static void clear_rest(bf16* out, long n, long width, long rows, long w) {
 
 // A head's vectors, normed and rotated, as rows of w numbers; zero beyond the width and beyond the n tokens.
 static void turn(bf16* out, const bf16* x, const float* norm, const Shape& shape, long n, long rows, long w) {
-    const long half = shape.width / 2;
     float* plain = scratch.take<float>(shape.width);
     clear_rest(out, n, shape.width, rows, w);
     for (long i = 0; i < n; i++, x += shape.row(), out += w) {
-        const float *cos = shape.cos + i * shape.width, *sin = shape.sin + i * shape.width;
         fetch(x + AHEAD * shape.row());
-        float scale = norm ? inverse_rms(x, shape) : 1.0f;
-#pragma omp simd
-        for (long j = 0; j < shape.width; j++) plain[j] = norm ? norm[j] * (widen(x[j]) * scale) : widen(x[j]);
-#pragma omp simd
-        for (long j = 0; j < half; j++) {
-            out[j] = narrow(plain[j] * cos[j] - plain[j + half] * sin[j]);
-            out[j + half] = narrow(plain[j + half] * cos[j + half] + plain[j] * sin[j + half]);
-        }
+        rotate(out, x, norm, shape.eps, shape.cos + i * shape.width, shape.sin + i * shape.width, shape.width, plain);
     }
 }
 
@@ -79,7 +61,7 @@ static void turn_back(bf16* grad, float* slope, const bf16* x, const float* norm
         slope[j] = first;
     }
     if (norm) {
-        float scale = inverse_rms(x, shape), along = 0;
+        float scale = head_inverse_rms(x, shape.eps, shape.width), along = 0;
         for (long j = 0; j < shape.width; j++) {
             grad_norm[j] += slope[j] * widen(x[j]) * scale;
             slope[j] *= norm[j];

@@ -17,8 +17,10 @@ from tutelage.log import say
 
 SWITCH = "TUTELAGE_NATIVE"
 HERE = Path(__file__).parent
-SOURCES = ("rows.cpp", "attention.cpp", "products.cpp")
-HEADERS = ("number.h", "tile.h")
+SOURCES = (
+    "prepare.cpp", "norm.cpp", "linear.cpp", "attention.cpp", "head.cpp", "weight_gradient.cpp", "decode.cpp",
+)  # fmt: skip
+HEADERS = ("number.h", "tile.h", "linear.h", "rotate.h")
 PLAIN = ("-O3", "-std=c++17", "-shared", "-fPIC", "-march=native")
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8") if platform.machine() == "x86_64" else ()

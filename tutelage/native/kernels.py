@@ -44,13 +44,14 @@ def is_ready() -> bool:
     return library() is not None
 
 
-def _kernels() -> ctypes.CDLL:
+def kernels_of() -> ctypes.CDLL:
+    """The library; whoever calls has asked `is_ready`."""
     opened = library()
     assert opened is not None, "ask is_ready() first"
     return opened
 
 
-def _at(x: Tensor | None, dtype: torch.dtype, *shape: int) -> ctypes.c_void_p:
+def at(x: Tensor | None, dtype: torch.dtype, *shape: int) -> ctypes.c_void_p:
     """The address of a tensor that is what the kernel expects; None is the null pointer."""
     if x is None:
         return ctypes.c_void_p(None)
@@ -64,7 +65,8 @@ def _n(x: int) -> ctypes.c_long:
     return ctypes.c_long(x)
 
 
-def _threads() -> ctypes.c_int:
+def threads() -> ctypes.c_int:
+    """How many a kernel may use: as many as torch."""
     return ctypes.c_int(torch.get_num_threads())
 
 
@@ -77,10 +79,10 @@ def norm(
     out_ND = torch.empty(n, d, dtype=F32 if wide else BF16)
     inverse_N = torch.empty(n)
     none = ctypes.c_void_p(None)
-    _kernels().norm_forward(
-        _at(x_ND, F32, n, d), _at(y_ND, BF16, n, d), _at(weight_D, F32, d), ctypes.c_float(eps),
-        _at(sum_ND, F32, n, d), none if wide else _at(out_ND, BF16, n, d), _at(out_ND, F32, n, d) if wide else none,
-        _at(inverse_N, F32, n), _n(n), _n(d), _threads(),
+    kernels_of().norm_forward(
+        at(x_ND, F32, n, d), at(y_ND, BF16, n, d), at(weight_D, F32, d), ctypes.c_float(eps),
+        at(sum_ND, F32, n, d), none if wide else at(out_ND, BF16, n, d), at(out_ND, F32, n, d) if wide else none,
+        at(inverse_N, F32, n), _n(n), _n(d), threads(),
     )  # fmt: skip
     return sum_ND, out_ND, inverse_N
 
@@ -95,35 +97,16 @@ def norm_backward(
     """
     n, d = x_ND.shape
     out_ND, half_ND = torch.empty(n, d), torch.empty(n, d, dtype=BF16)
-    threads = torch.get_num_threads()
-    weight_PD = torch.empty(threads, d)
+    n_threads = torch.get_num_threads()
+    weight_PD = torch.empty(n_threads, d)
     none = ctypes.c_void_p(None)
     is_half = grad_ND.dtype == BF16
-    _kernels().norm_backward(
-        _at(grad_ND, BF16, n, d) if is_half else none, none if is_half else _at(grad_ND, F32, n, d),
-        _at(past_ND, F32, n, d), _at(x_ND, F32, n, d), _at(inverse_N, F32, n), _at(weight_D, F32, d),
-        _at(out_ND, F32, n, d), _at(half_ND, BF16, n, d), _at(weight_PD, F32, threads, d), _n(n), _n(d), _threads(),
+    kernels_of().norm_backward(
+        at(grad_ND, BF16, n, d) if is_half else none, none if is_half else at(grad_ND, F32, n, d),
+        at(past_ND, F32, n, d), at(x_ND, F32, n, d), at(inverse_N, F32, n), at(weight_D, F32, d),
+        at(out_ND, F32, n, d), at(half_ND, BF16, n, d), at(weight_PD, F32, n_threads, d), _n(n), _n(d), threads(),
     )  # fmt: skip
     return out_ND, half_ND, weight_PD.sum(dim=0)
-
-
-def gate(gate_up_N2F: Tensor) -> Tensor:
-    """silu(gate) * up [N, F]; the gates stand before the ups."""
-    n, f = gate_up_N2F.shape[0], gate_up_N2F.shape[1] // 2
-    out_NF = torch.empty(n, f, dtype=BF16)
-    _kernels().gate_forward(_at(gate_up_N2F, BF16, n, 2 * f), _at(out_NF, BF16, n, f), _n(n), _n(f), _threads())
-    return out_NF
-
-
-def gate_backward(grad_NF: Tensor, gate_up_N2F: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of gates and ups [N, 2 F], and what `gate` gave, so that nobody need keep it."""
-    n, f = grad_NF.shape
-    grad_N2F, out_NF = torch.empty_like(gate_up_N2F), torch.empty_like(grad_NF)
-    _kernels().gate_backward(
-        _at(grad_NF, BF16, n, f), _at(gate_up_N2F, BF16, n, 2 * f), _at(grad_N2F, BF16, n, 2 * f),
-        _at(out_NF, BF16, n, f), _n(n), _n(f), _threads(),
-    )  # fmt: skip
-    return grad_N2F, out_NF
 
 
 def attention(
@@ -136,9 +119,9 @@ def attention(
     n = len(qkv_NC)
     out_NO = torch.empty(n, heads.queries * heads.width, dtype=BF16)
     lse_NH = torch.empty(n, heads.queries)
-    _kernels().attention_forward(
-        _at(qkv_NC, BF16, n, heads.columns), *_rows(rows, heads), *_norms(heads, q_norm_K, k_norm_K),
-        _at(out_NO, BF16, *out_NO.shape), _at(lse_NH, F32, *lse_NH.shape), _threads(),
+    kernels_of().attention_forward(
+        at(qkv_NC, BF16, n, heads.columns), *_rows(rows, heads), *_norms(heads, q_norm_K, k_norm_K),
+        at(out_NO, BF16, *out_NO.shape), at(lse_NH, F32, *lse_NH.shape), threads(),
     )  # fmt: skip
     return out_NO, lse_NH
 
@@ -151,11 +134,11 @@ def attention_backward(
     n, tasks = len(qkv_NC), (len(rows.start_B1) - 1) * heads.groups
     grad_NC = torch.empty_like(qkv_NC)
     norms = [None if w is None else torch.zeros(tasks, heads.width) for w in (q_norm_K, k_norm_K)]
-    _kernels().attention_backward(
-        _at(qkv_NC, BF16, n, heads.columns), _at(out_NO, BF16, n, heads.queries * heads.width),
-        _at(grad_NO, BF16, n, heads.queries * heads.width), _at(lse_NH, F32, n, heads.queries), *_rows(rows, heads),
-        *_norms(heads, q_norm_K, k_norm_K), _at(grad_NC, BF16, n, heads.columns),
-        *(_at(w, F32, tasks, heads.width) for w in norms), _threads(),
+    kernels_of().attention_backward(
+        at(qkv_NC, BF16, n, heads.columns), at(out_NO, BF16, n, heads.queries * heads.width),
+        at(grad_NO, BF16, n, heads.queries * heads.width), at(lse_NH, F32, n, heads.queries), *_rows(rows, heads),
+        *_norms(heads, q_norm_K, k_norm_K), at(grad_NC, BF16, n, heads.columns),
+        *(at(w, F32, tasks, heads.width) for w in norms), threads(),
     )  # fmt: skip
     q_norm, k_norm = (None if w is None else w.sum(dim=0) for w in norms)
     return grad_NC, q_norm, k_norm
@@ -168,9 +151,9 @@ def weight_gradient(grad_NR: Tensor, x_NC: Tensor, onto_RC: Tensor | None = None
         slope_RC = torch.mm(grad_NR.T, x_NC).float()
         return slope_RC if onto_RC is None else onto_RC.add_(slope_RC)
     out_RC = torch.empty(r, c) if onto_RC is None else onto_RC
-    _kernels().weight_gradient(
-        _at(grad_NR, BF16, n, r), _at(x_NC, BF16, n, c), _at(out_RC, F32, r, c), _n(n), _n(r), _n(c),
-        ctypes.c_int(onto_RC is not None), _threads(),
+    kernels_of().weight_gradient(
+        at(grad_NR, BF16, n, r), at(x_NC, BF16, n, c), at(out_RC, F32, r, c), _n(n), _n(r), _n(c),
+        ctypes.c_int(onto_RC is not None), threads(),
     )  # fmt: skip
     return out_RC
 
@@ -179,32 +162,10 @@ def _rows(rows: Sequences, heads: Heads) -> tuple[object, ...]:
     n = len(rows.start_B1) - 1
     t = len(rows.cos_TK)
     return (
-        _at(rows.start_B1, I64, n + 1), _n(n), _n(heads.queries), _n(heads.groups), _n(heads.width),
-        ctypes.c_float(heads.scaling), _at(rows.cos_TK, F32, t, heads.width), _at(rows.sin_TK, F32, t, heads.width),
+        at(rows.start_B1, I64, n + 1), _n(n), _n(heads.queries), _n(heads.groups), _n(heads.width),
+        ctypes.c_float(heads.scaling), at(rows.cos_TK, F32, t, heads.width), at(rows.sin_TK, F32, t, heads.width),
     )  # fmt: skip
 
 
 def _norms(heads: Heads, q_norm_K: Tensor | None, k_norm_K: Tensor | None) -> tuple[object, ...]:
-    return _at(q_norm_K, F32, heads.width), _at(k_norm_K, F32, heads.width), ctypes.c_float(heads.eps)
-
-
-def logp(
-    logits_NV: Tensor, token_N: Tensor, temperature: float, *, with_entropy: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability of each token under softmax(logits / temperature), logsumexp, entropy (0 unless asked for)."""
-    n, v = logits_NV.shape
-    logp_N, norm_N, entropy_N = torch.empty(n), torch.empty(n), torch.zeros(n)
-    _kernels().logp_forward(
-        _at(logits_NV, BF16, n, v), _at(token_N, I64, n), ctypes.c_float(1 / temperature), _at(logp_N, F32, n),
-        _at(norm_N, F32, n), _at(entropy_N if with_entropy else None, F32, n), _n(n), _n(v), _threads(),
-    )  # fmt: skip
-    return logp_N, norm_N, entropy_N
-
-
-def logp_backward_(logits_NV: Tensor, token_N: Tensor, norm_N: Tensor, grad_N: Tensor, temperature: float) -> None:
-    """Writes the gradient of the log-probability over the logits."""
-    n, v = logits_NV.shape
-    _kernels().logp_backward(
-        _at(logits_NV, BF16, n, v), _at(token_N, I64, n), _at(norm_N, F32, n), _at(grad_N, F32, n),
-        ctypes.c_float(1 / temperature), _n(n), _n(v), _threads(),
-    )  # fmt: skip
+    return at(q_norm_K, F32, heads.width), at(k_norm_K, F32, heads.width), ctypes.c_float(heads.eps)

@@ -6,34 +6,60 @@ N tokens, D width, C columns of the joined projections, O = H * K, F inner width
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tutelage.native import kernels
 from tutelage.native.kernels import Heads, Sequences
+from tutelage.native.linear import Paired, gated, gated_backward, linear
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """What a pass reads: matrices in bf16, joined where they read the same rows; norms in float32."""
+    """What a pass reads: matrices as the kernels want them, joined where they read the same rows; norms in float32."""
 
-    qkv_CD: Tensor
-    qkv_bias_C: Tensor | None  # bf16
-    out_DO: Tensor
-    gate_up_2FD: Tensor
-    down_DF: Tensor
+    qkv: Paired
+    out: Paired
+    gate: Paired
+    up: Paired
+    down: Paired
     norm_attention_D: Tensor
     norm_mlp_D: Tensor
     q_norm_K: Tensor | None
     k_norm_K: Tensor | None
     eps: float  # of the norms
+    turned: "TurnedWeights | None"  # None in a pass without gradient
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedWeights:
+    """The matrices once more for the backward pass, which multiplies by them and not by their transposes."""
+
+    qkv: Paired
+    out: Paired
+    gate_up: Paired
+    down: Paired
 
 
 # Parameters in the order in which `layer` takes them and its gradients are given back.
 PARAMETERS = ("norm_attention", "q", "k", "v", "out", "norm_mlp", "gate", "up", "down", "q_norm", "k_norm",
               "q_bias", "k_bias", "v_bias")  # fmt: skip
+
+
+class _Kept(NamedTuple):
+    """What the backward pass needs of a layer besides what it gave."""
+
+    sum_ND: Tensor  # the stream before the layer
+    normed_ND: Tensor
+    inverse_N: Tensor
+    qkv_NC: Tensor
+    out_NO: Tensor
+    lse_NH: Tensor
+    mlp_in_ND: Tensor
+    mlp_inverse_N: Tensor
+    gate_up_N2F: Tensor | None
 
 
 def layer(
@@ -44,25 +70,29 @@ def layer(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x_ND, y_ND, *parameters)):
         out: tuple[Tensor, Tensor] = _Layer.apply(x_ND, y_ND, weights, rows, heads, *parameters)  # type: ignore[no-untyped-call]
         return out
-    x_ND, y_ND, _ = _forward(x_ND, y_ND, weights, rows, heads)
-    return x_ND, y_ND
+    return layer_and_qkv(x_ND, y_ND, weights, rows, heads)[:2]
+
+
+def layer_and_qkv(
+    x_ND: Tensor, y_ND: Tensor | None, weights: LayerWeights, rows: Sequences, heads: Heads
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`layer` without gradient, and the projections [N, C] that its attention read."""
+    x_ND, y_ND, kept = _forward(x_ND, y_ND, weights, rows, heads, keep=False)
+    return x_ND, y_ND, kept.qkv_NC
 
 
 def _forward(
-    x_ND: Tensor, y_ND: Tensor | None, w: LayerWeights, rows: Sequences, heads: Heads
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """The new pair, and what the backward pass needs besides."""
+    x_ND: Tensor, y_ND: Tensor | None, w: LayerWeights, rows: Sequences, heads: Heads, *, keep: bool
+) -> tuple[Tensor, Tensor, _Kept]:
+    """The new pair, and what the backward pass needs besides (without gates and ups unless `keep`)."""
     sum_ND, normed_ND, inverse_N = kernels.norm(x_ND, y_ND, w.norm_attention_D, w.eps)
-    if w.qkv_bias_C is None:
-        qkv_NC = torch.mm(normed_ND, w.qkv_CD.T)
-    else:
-        qkv_NC = torch.addmm(w.qkv_bias_C, normed_ND, w.qkv_CD.T)
+    qkv_NC = linear(normed_ND, w.qkv)
     out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, w.q_norm_K, w.k_norm_K)
-    attended_ND = torch.mm(out_NO, w.out_DO.T)
+    attended_ND = linear(out_NO, w.out)
     middle_ND, mlp_in_ND, mlp_inverse_N = kernels.norm(sum_ND, attended_ND, w.norm_mlp_D, w.eps)
-    gate_up_N2F = torch.mm(mlp_in_ND, w.gate_up_2FD.T)
-    mlp_ND = torch.mm(kernels.gate(gate_up_N2F), w.down_DF.T)
-    kept = (sum_ND, normed_ND, inverse_N, qkv_NC, out_NO, lse_NH, mlp_in_ND, mlp_inverse_N, gate_up_N2F)
+    hidden_NF, gate_up_N2F = gated(mlp_in_ND, w.gate, w.up, keep=keep)
+    mlp_ND = linear(hidden_NF, w.down)
+    kept = _Kept(sum_ND, normed_ND, inverse_N, qkv_NC, out_NO, lse_NH, mlp_in_ND, mlp_inverse_N, gate_up_N2F)
     return middle_ND, mlp_ND, kept
 
 
@@ -74,7 +104,7 @@ class _Layer(torch.autograd.Function):
         ctx: Any, x_ND: Tensor, y_ND: Tensor | None, w: LayerWeights, rows: Sequences, heads: Heads,
         *parameters: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        middle_ND, mlp_ND, kept = _forward(x_ND, y_ND, w, rows, heads)
+        middle_ND, mlp_ND, kept = _forward(x_ND, y_ND, w, rows, heads, keep=True)
         ctx.save_for_backward(middle_ND, *kept)
         ctx.w, ctx.rows, ctx.heads, ctx.has_y = w, rows, heads, y_ND is not None
         return middle_ND, mlp_ND
@@ -83,32 +113,31 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_middle_ND, grad_mlp_ND = grads  # the second is the first, rounded: both flow from one sum
         w: LayerWeights = ctx.w
-        middle_ND, sum_ND, normed_ND, inverse_N, qkv_NC, out_NO, lse_NH, mlp_in_ND, mlp_inverse_N, gate_up_N2F = (
-            ctx.saved_tensors
-        )
+        middle_ND, *saved = ctx.saved_tensors
+        kept = _Kept(*saved)
         needed = dict(zip(PARAMETERS, ctx.needs_input_grad[5:], strict=True))
         grad: dict[str, Tensor | None] = dict.fromkeys(PARAMETERS)
 
-        grad_act_NF = torch.mm(grad_mlp_ND, w.down_DF)
-        grad_gate_up_N2F, act_NF = kernels.gate_backward(grad_act_NF, gate_up_N2F)
+        assert w.turned is not None and kept.gate_up_N2F is not None, "a pass with gradient keeps both"
+        grad_gate_up_N2F, hidden_NF = gated_backward(grad_mlp_ND, w.turned.down, kept.gate_up_N2F)
         if needed["down"]:
-            grad["down"] = kernels.weight_gradient(grad_mlp_ND, act_NF)
+            grad["down"] = kernels.weight_gradient(grad_mlp_ND, hidden_NF)
         if needed["gate"] or needed["up"]:
-            grad["gate"], grad["up"] = kernels.weight_gradient(grad_gate_up_N2F, mlp_in_ND).chunk(2)
-        grad_mlp_in_ND = torch.mm(grad_gate_up_N2F, w.gate_up_2FD)
+            grad["gate"], grad["up"] = kernels.weight_gradient(grad_gate_up_N2F, kept.mlp_in_ND).chunk(2)
+        grad_mlp_in_ND = linear(grad_gate_up_N2F, w.turned.gate_up)
         past_ND, half_ND, grad["norm_mlp"] = kernels.norm_backward(
-            grad_mlp_in_ND, grad_middle_ND, middle_ND, mlp_inverse_N, w.norm_mlp_D
+            grad_mlp_in_ND, grad_middle_ND, middle_ND, kept.mlp_inverse_N, w.norm_mlp_D
         )
-        grad_out_NO = torch.mm(half_ND, w.out_DO)
+        grad_out_NO = linear(half_ND, w.turned.out)
         if needed["out"]:
-            grad["out"] = kernels.weight_gradient(half_ND, out_NO)
+            grad["out"] = kernels.weight_gradient(half_ND, kept.out_NO)
         grad_qkv_NC, grad["q_norm"], grad["k_norm"] = kernels.attention_backward(
-            grad_out_NO, qkv_NC, out_NO, lse_NH, ctx.rows, ctx.heads, w.q_norm_K, w.k_norm_K
+            grad_out_NO, kept.qkv_NC, kept.out_NO, kept.lse_NH, ctx.rows, ctx.heads, w.q_norm_K, w.k_norm_K
         )
-        _projections(grad, needed, grad_qkv_NC, normed_ND, ctx.heads)
-        grad_normed_ND = torch.mm(grad_qkv_NC, w.qkv_CD)
+        _projections(grad, needed, grad_qkv_NC, kept.normed_ND, ctx.heads)
+        grad_normed_ND = linear(grad_qkv_NC, w.turned.qkv)
         grad_ND, grad_half_ND, grad["norm_attention"] = kernels.norm_backward(
-            grad_normed_ND, past_ND, sum_ND, inverse_N, w.norm_attention_D
+            grad_normed_ND, past_ND, kept.sum_ND, kept.inverse_N, w.norm_attention_D
         )
         return (
             grad_ND, grad_half_ND if ctx.has_y else None, None, None, None,

@@ -40,3 +40,9 @@ static inline float fast_exp(float x) {
     p = p * rest + 1.0f;
     return p * bits_to_float(float_to_bits(shifted) << 23);
 }
+
+// 1 / (1 + e^-x), without an exponent above 0.
+static inline float sigmoid(float x) {
+    const float small = fast_exp(x < 0.0f ? x : -x);
+    return (x < 0.0f ? small : 1.0f) / (1.0f + small);
+}

@@ -1,6 +1,7 @@
 // One product of small matrices, spelled three ways: AMX tiles, AVX512 bf16 dot products, plain loops.
 //
-// C[M, N] = A[M, K] B[K, N] (added to C if asked), A and B in bf16, sums in float32; M, N and K are multiples of 32.
+// C[M, N] = A[M, K] B[K, N] (added to C if asked), A and B in bf16, sums in float32; N and K are multiples of 32, M of
+// ROW_STEP. A row of C depends on its row of A alone, to the bit, whatever M is.
 // A lies row by row. B lies *paired*: columns in blocks of 16, and within a block the two numbers of rows 2k and 2k+1
 // side by side, [N / 16][K / 2][16][2], since a bf16 dot product takes two numbers of the inner dimension at once.
 #pragma once
@@ -11,7 +12,25 @@
 #include <immintrin.h>
 #endif
 
+typedef uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
+typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
+
+// sum[l] + a[2 l] b[2 l] + a[2 l + 1] b[2 l + 1], for 16 pairs of bf16.
+static inline Floats add_pairs(Floats sum, Lanes a, Lanes b) {
+#if defined(__AVX512BF16__)
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    return sum + (Floats)(a << 16) * (Floats)(b << 16) + (Floats)(a & 0xffff0000u) * (Floats)(b & 0xffff0000u);
+#endif
+}
+
 #if defined(__AMX_BF16__)
+
+static const long ROW_STEP = 32;  // the number of rows of A is a multiple of this
+
+// The compiler does not know that tile instructions read memory: whatever was written before must be there by now.
+static inline void settle(const void* x) { asm volatile("" : : "r"(x) : "memory"); }
 
 // Holds the tile registers' shape while a kernel runs, and gives back what oneDNN had set.
 struct Tiles {
@@ -23,14 +42,16 @@ struct Tiles {
             shape[16 + 2 * i] = 64;  // bytes a row
             shape[48 + i] = 16;      // rows
         }
+        settle(shape);
         _tile_loadconfig(shape);
     }
     ~Tiles() { _tile_loadconfig(before); }
 };
 
 // b_block: numbers between two column blocks of B. a_row and c_row: numbers between two rows of A and of C.
-static void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
+static inline void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
                     bool add) {
+    settle(a);
     for (long i = 0; i < m; i += 32)
         for (long j = 0; j < n; j += 32) {
             float* corner = c + i * c_row + j;
@@ -61,54 +82,37 @@ static void product(float* c, long c_row, const bf16* a, long a_row, const bf16*
             _tile_stored(2, corner + 16 * c_row, c_row * 4);
             _tile_stored(3, corner + 16 * c_row + 16, c_row * 4);
         }
+    settle(c);
 }
 
 #else
+
+static const long ROW_STEP = 4;
 
 struct Tiles {
     Tiles() {}
     ~Tiles() {}
 };
 
-// acc[r][:] += the pair a[r] times 16 pairs of b, for four rows.
-static inline void accumulate(float (&acc)[4][16], const uint32_t (&pair)[4], const bf16* b) {
-    for (int r = 0; r < 4; r++) {
-#if defined(__AVX512BF16__)
-        __m512 sum = _mm512_loadu_ps(acc[r]);
-        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(int(pair[r])), (__m512bh)_mm512_loadu_si512(b));
-        _mm512_storeu_ps(acc[r], sum);
-#else
-        float low = bits_to_float(pair[r] << 16), high = bits_to_float(pair[r] & 0xffff0000u);
-#pragma omp simd
-        for (int j = 0; j < 16; j++) {
-            uint32_t both;
-            std::memcpy(&both, b + 2 * j, 4);
-            acc[r][j] += low * bits_to_float(both << 16) + high * bits_to_float(both & 0xffff0000u);
-        }
-#endif
-    }
-}
-
-static void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
+static inline void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
                     bool add) {
     for (long i = 0; i < m; i += 4)
         for (long j = 0; j < n; j += 16) {
-            float acc[4][16] = {};
+            Floats sum[4] = {};
             if (add)
-                for (int r = 0; r < 4; r++) std::memcpy(acc[r], c + (i + r) * c_row + j, 64);
-            for (long l = 0; l < k; l += 2) {
-                uint32_t pair[4];
-                for (int r = 0; r < 4; r++) std::memcpy(&pair[r], a + (i + r) * a_row + l, 4);
-                accumulate(acc, pair, b + j / 16 * b_block + l * 16);
-            }
-            for (int r = 0; r < 4; r++) std::memcpy(c + (i + r) * c_row + j, acc[r], 64);
+                for (int r = 0; r < 4; r++) sum[r] = *(const Floats*)(c + (i + r) * c_row + j);
+            for (long l = 0; l < k; l += 2)
+                for (int r = 0; r < 4; r++) {
+                    uint32_t two;
+                    std::memcpy(&two, a + (i + r) * a_row + l, 4);
+                    sum[r] = add_pairs(sum[r], Lanes{} + two, *(const Lanes*)(b + j / 16 * b_block + l * 16));
+                }
+            for (int r = 0; r < 4; r++) *(Floats*)(c + (i + r) * c_row + j) = sum[r];
         }
 }
 
 #endif
 
-typedef uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
 #define LANES(F) F(0), F(1), F(2), F(3), F(4), F(5), F(6), F(7), F(8), F(9), F(10), F(11), F(12), F(13), F(14), F(15)
 
 // 16 numbers of a row and the 16 below them, side by side.
@@ -143,14 +147,14 @@ static inline void transpose_square(Lanes* row) {
 // Below, A[rows, columns] has `step` numbers between two rows, and both counts are multiples of 32.
 
 // A -> B, paired over its rows, with `block` numbers between two column blocks.
-static void pair_rows(bf16* b, long block, const bf16* a, long step, long rows, long columns) {
+static inline void pair_rows(bf16* b, long block, const bf16* a, long step, long rows, long columns) {
     for (long k = 0; k < rows; k += 2)
         for (long j = 0; j < columns; j += 16)
             *(Lanes*)(b + j / 16 * block + k * 16) = pair(a + k * step + j, step);
 }
 
 // A -> B = A^T, paired over the columns of A, so that X A^T is a product; column blocks lie `columns` * 16 apart.
-static void pair_columns(bf16* b, const bf16* a, long step, long rows, long columns) {
+static inline void pair_columns(bf16* b, const bf16* a, long step, long rows, long columns) {
     Lanes row[16];
     for (long i = 0; i < rows; i += 16)
         for (long k = 0; k < columns; k += 32) {
@@ -161,7 +165,7 @@ static void pair_columns(bf16* b, const bf16* a, long step, long rows, long colu
 }
 
 // A -> A^T[columns, rows], row by row, with `out_step` numbers between its rows.
-static void transpose(bf16* out, long out_step, const bf16* a, long step, long rows, long columns) {
+static inline void transpose(bf16* out, long out_step, const bf16* a, long step, long rows, long columns) {
     Lanes row[16];
     for (long k = 0; k < rows; k += 32)
         for (long j = 0; j < columns; j += 16) {

@@ -74,6 +74,7 @@ def _sample(run: Run, stage: Stage, i_round: int, chosen: Sequence[Prompt], poli
             engine=recipe.engine,
             model_version=version,
             seed=derive(recipe.run.seed, "collect", i_round),
+            precision=recipe.compute.precision,
         )
         add_completions(run.store, written)
         progress.advance(len(part), tokens=sum(len(c.token_ids or ()) for c in written))

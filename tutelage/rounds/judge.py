@@ -62,6 +62,7 @@ def answers(run: Run, contender: Contender, unseen: Sequence[Prompt]) -> list[Co
                 engine=run.recipe.engine,
                 model_version=version,
                 seed=derive(run.recipe.run.seed, "test"),
+                precision=run.recipe.compute.precision,
             )
             with published(folder) as aside:
                 rows = [c.model_dump_json() + "\n" for c in written]
@@ -209,6 +210,7 @@ def _best_of_n(
         engine=run.recipe.engine,
         model_version=version_id(sft.folder),
         seed=derive(run.recipe.run.seed, "best of n"),
+        precision=run.recipe.compute.precision,
     )
     repeated = [p for p in part for _ in range(group)]
     scores = proxy(repeated, many)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Rollouts, TokenBatch, collate
-from tutelage.engine.engine import Engine, EngineConfig
+from tutelage.engine.engine import Engine, EngineConfig, Precision
 from tutelage.engine.request import Request, Sample, SamplingConfig
 from tutelage.errors import ConfigError, DataError
 from tutelage.model.causal import CausalModel
@@ -24,14 +24,21 @@ class EngineSampler:
     """The rollout engine as `train` sees it. It shares the policy's module, so new weights need no copy."""
 
     def __init__(
-        self, model: CausalModel, chat: Chat, sampling: SamplingConfig, engine: EngineConfig, *, seed: int
+        self,
+        model: CausalModel,
+        chat: Chat,
+        sampling: SamplingConfig,
+        engine: EngineConfig,
+        *,
+        seed: int,
+        precision: Precision = "fp32",
     ) -> None:
         if not sampling.is_policy_itself:
             raise ConfigError(
                 f"sampling.top_p = {sampling.top_p}, top_k = {sampling.top_k}, temperature = {sampling.temperature}: "
                 f"RL learns from the policy's own distribution. Set top_p = 1, top_k = 0 and a temperature above 0."
             )
-        self._engine = Engine(model, end_id=chat.end_id, window=chat.window, config=engine)
+        self._engine = Engine(model, end_id=chat.end_id, window=chat.window, config=engine, precision=precision)
         self._chat, self._sampling, self._seed = chat, sampling, seed
 
     def load(self, version: int) -> None:
@@ -117,6 +124,7 @@ def complete(
     engine: EngineConfig,
     model_version: str,
     seed: int,
+    precision: Precision = "fp32",
     progress: Callable[[int], None] | None = None,
 ) -> list[Completion]:
     """`n` completions of each prompt as facts: text, token ids, log-probabilities and the version that wrote them."""
@@ -124,7 +132,7 @@ def complete(
     requests = [
         Request(tuple(chat.check_length(p, sampling.max_new_tokens)), s) for p, s in zip(prompts, seeds, strict=True)
     ]
-    machine = Engine(model, end_id=chat.end_id, window=chat.window, config=engine)
+    machine = Engine(model, end_id=chat.end_id, window=chat.window, config=engine, precision=precision)
     return [
         Completion(
             prompt_id=prompts[s.i_request].id,

@@ -197,7 +197,9 @@ def build(run: Run, start: Path, rewards: RewardModels, seed: int) -> Machines:
                 _critic(rewards, start, chat), optim=recipe.critic_optim, compute=compute, total_steps=n_steps
             )
     top = max(float(load_reward(f)[1]["train_score_p999"]) for f in rewards.members)
-    sampler = EngineSampler(model, chat, recipe.sampling, recipe.engine, seed=derive(seed, "sampler"))
+    sampler = EngineSampler(
+        model, chat, recipe.sampling, recipe.engine, seed=derive(seed, "sampler"), precision=compute.precision
+    )
     return Machines(
         model,
         chat,

@@ -1,6 +1,5 @@
-// Products that torch has slowly or not at all, and what the process needs before any kernel runs. Equals plain.py:
-//
-//   weight_gradient   grad^T x, summed in float32 and written so; torch would round it to bf16 for each microbatch
+// The gradient of a linear layer's weight: grad^T x, summed in float32 and written so, where torch would round it to bf16
+// for each microbatch.
 //
 // A thread takes a part of the rows of the result, so the number of threads changes no bit.
 #include "tile.h"
@@ -43,33 +42,4 @@ void weight_gradient(const bf16* grad, const bf16* x, float* out, long n, long r
         }
     }
 }
-
-// Asks the system for the tile registers, without whose leave the first use of one ends the process (0 = granted), and
-// has freed memory kept for the next pass: a pass frees and takes the same hundred megabytes again and again, and new
-// pages cost more than what is computed on them. `malloc_trim` still gives it back.
-int prepare();
-}
-
-#if defined(__GLIBC__)
-#include <malloc.h>
-static void keep_memory() {
-    mallopt(M_MMAP_MAX, 0);
-    mallopt(M_TRIM_THRESHOLD, 0x7fffffff);
-}
-#else
-static void keep_memory() {}
-#endif
-
-#if defined(__AMX_BF16__) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-static int ask_for_tiles() { return int(syscall(SYS_arch_prctl, 0x1023, 18)); }  // ARCH_REQ_XCOMP_PERM, tile data
-#else
-static int ask_for_tiles() { return 0; }
-#endif
-
-extern "C" int prepare() {
-    if (ask_for_tiles() != 0) return 1;
-    keep_memory();
-    return 0;
 }

@@ -1,0 +1,138 @@
+"""A step of the decoder: what it draws, and from which numbers. Its logits are held to whole passes in tests/engine.
+
+S running sequences, G key heads, T positions a slot can hold, K head width, W padded head width, V vocabulary.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.engine.request import SamplingConfig
+from tutelage.engine.sampling import draw, uniform
+from tutelage.native.decode import POSITIONS, Decoder, DecoderWeights, kept_heads
+from tutelage.native.kernels import Heads
+from tutelage.native.layer import LayerWeights
+from tutelage.native.linear import Paired, pair
+from tutelage.native.plain import rms_norm, rotate
+
+V, D, K = 321, 48, 24  # no size is a multiple of what the kernels like
+HEADS = Heads(2, 1, K, K**-0.5, 1e-6)
+
+
+def noise(*shape, seed, scale=0.4):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def layer_of(*sizes, seed):
+    return Paired(pair(noise(*sizes, seed=seed).bfloat16()), *sizes)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    layers = [
+        LayerWeights(
+            layer_of(HEADS.columns, D, seed=i), layer_of(D, 2 * K, seed=i + 1), layer_of(40, D, seed=i + 2),
+            layer_of(40, D, seed=i + 3), layer_of(D, 40, seed=i + 4), torch.ones(D), torch.ones(D), None, None, 1e-5,
+            None,
+        )
+        for i in (10, 20)
+    ]  # fmt: skip
+    angle_TK = noise(64, K // 2, seed=3).repeat(1, 2)
+    embedding_VD = noise(V, D, seed=1, scale=1.0)
+    head = layer_of(V, D, seed=2)
+    return DecoderWeights(embedding_VD, layers, torch.ones(D), head, HEADS, 1e-5, angle_TK.cos(), angle_TK.sin())
+
+
+def open_decoder(weights, slots=70):
+    keys, values = ([torch.zeros(slots, 1, 32, 32).bfloat16() for _ in range(2)] for _ in range(2))
+    return Decoder(weights, keys, values), keys, values
+
+
+def inputs(n):
+    g = torch.Generator().manual_seed(n)
+    return torch.randint(V, (n,), generator=g), torch.randint(20, (n,), generator=g)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
+@pytest.mark.parametrize("n", [1, 3, 17, 65])
+def test_it_draws_what_the_sampler_draws_from_the_same_logits(weights, n, temperature):
+    token_S, position_S = inputs(n)
+    for seed in range(20):
+        uniform_S = uniform(np.arange(n, dtype=np.uint64), np.full(n, seed, dtype=np.uint64))
+        logits_SV = open_decoder(weights)[0].logits(token_S, position_S)
+        expected_S, logp_S = draw(logits_SV, uniform_S, SamplingConfig(temperature=temperature))
+        got_S, got_logp_S = open_decoder(weights)[0].draw(token_S, position_S, uniform_S, temperature=temperature)
+        assert torch.equal(got_S, expected_S)
+        torch.testing.assert_close(got_logp_S, logp_S, atol=2e-6, rtol=1e-6)
+
+
+def test_the_ends_of_the_interval_draw_tokens_of_the_vocabulary(weights):
+    token_S, position_S = inputs(2)
+    ends_S = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    logits_SV = open_decoder(weights)[0].logits(token_S, position_S)
+    got_S, _ = open_decoder(weights)[0].draw(token_S, position_S, ends_S, temperature=1.0)
+    assert torch.equal(got_S, draw(logits_SV, ends_S, SamplingConfig())[0])
+    assert got_S.tolist() == [0, V - 1]
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_row_does_not_depend_on_its_company_or_the_threads(weights, n_threads):
+    token_S, position_S = inputs(67)
+    torch.set_num_threads(n_threads)
+    try:
+        together_SV = open_decoder(weights)[0].logits(token_S, position_S)
+    finally:
+        torch.set_num_threads(1)
+    for i in range(67):
+        alone_SV = open_decoder(weights)[0].logits(token_S[i : i + 1], position_S[i : i + 1])
+        assert torch.equal(alone_SV[0], together_SV[i])
+
+
+def test_a_slot_gets_its_own_key_and_value_and_no_other_is_touched(weights):
+    decoder, keys, values = open_decoder(weights, slots=3)
+    for buffer in (*keys, *values):
+        buffer[:, :, :, :K] = 7.0
+    decoder.logits(torch.tensor([5, 6]), torch.tensor([4, 9]))
+    for buffer in (*keys, *values):
+        written = (buffer[..., :K] != 7.0).any(dim=-1).nonzero().tolist()
+        assert written == [[0, 0, 4], [1, 0, 9]]
+        assert buffer[..., K:].eq(0).all()
+
+
+def test_what_lies_beyond_a_position_is_not_read(weights):
+    token_S, position_S = inputs(3)
+    clean_SV = open_decoder(weights)[0].logits(token_S, position_S)
+    decoder, keys, values = open_decoder(weights)
+    for i, position in enumerate(position_S.tolist()):
+        for buffer in (*keys, *values):
+            buffer[i, :, position + 1 :, :K] = 1e30
+            buffer[3:] = torch.nan
+    assert torch.equal(decoder.logits(token_S, position_S), clean_SV)
+
+
+@pytest.mark.parametrize("has_norm", [False, True])
+def test_kept_heads_are_the_turned_keys_and_the_values_padded(has_norm):
+    heads = Heads(4, 2, 24, 1.0, 1e-6)
+    qkv_NC = noise(5, heads.columns, seed=0, scale=1.0).bfloat16()
+    position_N = torch.tensor([0, 1, 2, 0, 1])
+    angle_TK = noise(POSITIONS, 12, seed=1).repeat(1, 2)
+    norm_K = noise(24, seed=2) + 1 if has_norm else None
+    key_GNW, value_GNW = kept_heads(qkv_NC, position_N, heads, angle_TK.cos(), angle_TK.sin(), norm_K)
+    plain_GNK = qkv_NC.float().view(5, 8, 24)[:, 4:6].transpose(0, 1)
+    plain_GNK = plain_GNK if norm_K is None else rms_norm(plain_GNK, norm_K, 1e-6)
+    expected_GNK = rotate(plain_GNK, angle_TK.cos()[position_N], angle_TK.sin()[position_N])
+    torch.testing.assert_close(key_GNW[..., :24].float(), expected_GNK, atol=1e-2, rtol=2**-8)
+    assert torch.equal(value_GNW[..., :24], qkv_NC.view(5, 8, 24)[:, 6:].transpose(0, 1))
+    assert key_GNW[..., 24:].eq(0).all() and value_GNW[..., 24:].eq(0).all()
+
+
+def test_buffers_that_cannot_be_read_are_refused(weights):
+    for shape, words in [
+        ((2, 1, 32, 24), "another model"),
+        ((2, 2, 32, 32), "another model"),
+        ((2, 1, 24, 32), "length"),
+    ]:
+        with pytest.raises(AssertionError, match=words):
+            Decoder(weights, *[[torch.zeros(shape).bfloat16()] * 2] * 2)
+    with pytest.raises(AssertionError, match="71 rows, but 70 slots"):
+        open_decoder(weights)[0].logits(*inputs(71))

@@ -1,0 +1,131 @@
+"""One token of every running sequence through a whole decoder in one call: what a rollout repeats.
+
+The same weights and roundings as a pass through `layer.py`; a row is computed by itself, to the bit.
+S running sequences, G key heads, T positions a slot can hold, K head width, W the same padded to a multiple of 32, D
+width, V vocabulary.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tutelage.native.kernels import BF16, F32, I64, Heads, at, kernels_of
+from tutelage.native.layer import LayerWeights
+from tutelage.native.linear import LinearStruct, Paired
+
+POSITIONS = 16  # a slot holds a multiple of this, since scores are computed by so many
+HEAD_STEP = 32  # a head in a slot is padded with zeros to a multiple of this
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """All weights of a model, and the rotations of its positions."""
+
+    embedding_VD: Tensor  # float32
+    layers: Sequence[LayerWeights]
+    last_norm_D: Tensor
+    head: Paired
+    heads: Heads
+    eps: float
+    cos_TK: Tensor
+    sin_TK: Tensor
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, LinearStruct) for name in ("qkv", "attended", "gate", "up", "down")),
+        *((name, ctypes.c_void_p) for name in ("norm_attention", "norm_mlp", "q_norm", "k_norm", "keys", "values")),
+    )
+
+
+class _Decoder(ctypes.Structure):
+    _fields_ = (
+        ("embedding", ctypes.c_void_p), ("last_norm", ctypes.c_void_p), ("head", LinearStruct),
+        *((name, ctypes.c_long) for name in (
+            "layers", "width", "heads", "groups", "head_width", "inner", "vocabulary", "capacity")),
+        ("eps", ctypes.c_float), ("head_eps", ctypes.c_float), ("scale", ctypes.c_float),
+        ("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+class Decoder:
+    """Decodes into given buffers of keys and values, [slots, G, T, W] bf16 a layer. Row i of a step is slot i."""
+
+    def __init__(self, weights: DecoderWeights, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        self._held = weights, list(keys), list(values)  # what the structures point to
+        slots, groups, capacity, padded_width = shape = keys[0].shape
+        width = weights.heads.width
+        assert groups == weights.heads.groups and padded_width == width + -width % HEAD_STEP, "keys of another model"
+        assert capacity % POSITIONS == 0 and len(weights.cos_TK) >= capacity, "a slot of a length that cannot be read"
+        self._slots, self._vocabulary = slots, len(weights.embedding_VD)
+        self._layers = (_Layer * len(weights.layers))(
+            *(
+                _layer(layer, at(k, BF16, *shape), at(v, BF16, *shape))
+                for layer, k, v in zip(weights.layers, keys, values, strict=True)
+            )
+        )
+        v, d = weights.embedding_VD.shape
+        t = len(weights.cos_TK)
+        self._decoder = _Decoder(
+            at(weights.embedding_VD, F32, v, d), at(weights.last_norm_D, F32, d), weights.head.struct(),
+            len(weights.layers), d, weights.heads.queries, groups, width, weights.layers[0].gate.n_out, v, capacity,
+            weights.eps, weights.heads.eps, weights.heads.scaling,
+            at(weights.cos_TK, F32, t, width), at(weights.sin_TK, F32, t, width),
+        )  # fmt: skip
+
+    def logits(self, token_S: Tensor, position_S: Tensor) -> Tensor:
+        """Next-token logits [S, V] bf16 of one more token in each of the first slots."""
+        return self._step(token_S, position_S, None, 1.0)[0]
+
+    def draw(
+        self, token_S: Tensor, position_S: Tensor, uniform_S: Tensor, *, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """The token that follows each [S], by inverse cumulative distribution, and its log-probability [S] (nats)."""
+        _, drawn_S, logp_S = self._step(token_S, position_S, uniform_S, temperature)
+        return drawn_S, logp_S
+
+    def _step(
+        self, token_S: Tensor, position_S: Tensor, uniform_S: Tensor | None, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        n = len(token_S)
+        assert n <= self._slots, f"{n} rows, but {self._slots} slots"
+        logits_SV = torch.empty(n, self._vocabulary, dtype=BF16)
+        drawn_S, logp_S = torch.empty(n, dtype=I64), torch.empty(n)
+        kernels_of().decode_step(
+            ctypes.byref(self._decoder), self._layers, at(token_S, I64, n), at(position_S, I64, n),
+            ctypes.c_long(n), at(logits_SV, BF16, n, self._vocabulary), at(uniform_S, torch.float64, n),
+            ctypes.c_float(1 / temperature), at(drawn_S, I64, n), at(logp_S, F32, n),
+            ctypes.c_int(min(torch.get_num_threads(), n)),
+        )  # fmt: skip
+        return logits_SV, drawn_S, logp_S
+
+
+def _layer(layer: LayerWeights, keys: ctypes.c_void_p, values: ctypes.c_void_p) -> _Layer:
+    d = len(layer.norm_attention_D)
+    k = 0 if layer.q_norm_K is None else len(layer.q_norm_K)
+    return _Layer(
+        *(part.struct() for part in (layer.qkv, layer.out, layer.gate, layer.up, layer.down)),
+        at(layer.norm_attention_D, F32, d), at(layer.norm_mlp_D, F32, d), at(layer.q_norm_K, F32, k),
+        at(layer.k_norm_K, F32, k), keys, values,
+    )  # fmt: skip
+
+
+def kept_heads(
+    qkv_NC: Tensor, position_N: Tensor, heads: Heads, cos_TK: Tensor, sin_TK: Tensor, k_norm_K: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What a slot holds of a packed row: its keys, normed and rotated, and its values, [G, N, W] bf16 each."""
+    n, t, width = len(qkv_NC), len(cos_TK), heads.width
+    assert not n or int(position_N.max()) < t, "a position without a rotation"
+    value_NGK = qkv_NC[:, (heads.queries + heads.groups) * width :].view(n, heads.groups, width)
+    value_GNW = pad(value_NGK.transpose(0, 1), (0, -width % HEAD_STEP))
+    key_GNW = torch.zeros_like(value_GNW, memory_format=torch.contiguous_format)
+    kernels_of().rotated_keys(
+        at(qkv_NC, BF16, n, heads.columns), at(position_N, I64, n), at(cos_TK, F32, t, width),
+        at(sin_TK, F32, t, width), at(k_norm_K, F32, width), ctypes.c_float(heads.eps),
+        at(key_GNW, BF16, *key_GNW.shape), *(ctypes.c_long(x) for x in (n, heads.queries, heads.groups, width)),
+    )  # fmt: skip
+    return key_GNW, value_GNW

@@ -1,0 +1,45 @@
+// A linear layer on paired weights, panel by panel: sums of a few columns at a time, handed on while they are hot.
+#pragma once
+#include "tile.h"
+
+// [out, in] padded with zeros to multiples of 32 and paired, so that x W^T is a product. The bias may be null.
+struct Linear {
+    const bf16 *weight, *bias;
+    long out, in;
+};
+
+static const long PANEL = 64;  // columns computed together; their sums have this many numbers a row
+
+// The n rows of x as `product` reads them, padded(width) apart: x itself, or a copy with zeros around it.
+static inline const bf16* whole_rows(bf16* buffer, const bf16* x, long n, long width) {
+    if (n % ROW_STEP == 0 && width % 32 == 0) return x;
+    const long step = padded(width), rows = (n + ROW_STEP - 1) / ROW_STEP * ROW_STEP;
+    std::memset(buffer, 0, rows * step * sizeof(bf16));
+    for (long i = 0; i < n; i++) std::memcpy(buffer + i * step, x + i * width, width * sizeof(bf16));
+    return buffer;
+}
+
+// The sums of columns `first` and after, at most PANEL of them, of x W^T; returns how many of them are real.
+static inline long panel(const Linear& layer, long first, const bf16* x, long rows, float* sums) {
+    const long in = padded(layer.in), left = padded(layer.out) - first, real = layer.out - first;
+    product(sums, PANEL, x, in, layer.weight + first * in, in * 16, rows, left < PANEL ? left : PANEL, in, false);
+    return real < PANEL ? real : PANEL;
+}
+
+// out[n, step] = x W^T + bias in bf16. rows: n up to a multiple of ROW_STEP.
+static inline void apply(const Linear& layer, const bf16* x, bf16* out, long step, long n, long rows, float* sums) {
+    for (long first = 0; first < layer.out; first += PANEL) {
+        const long count = panel(layer, first, x, rows, sums);
+        for (long i = 0; i < n; i++) {
+            bf16* to = out + i * step + first;
+            const float* sum = sums + i * PANEL;
+            if (layer.bias) {
+#pragma omp simd
+                for (long j = 0; j < count; j++) to[j] = narrow(sum[j] + widen(layer.bias[first + j]));
+            } else {
+#pragma omp simd
+                for (long j = 0; j < count; j++) to[j] = narrow(sum[j]);
+            }
+        }
+    }
+}
