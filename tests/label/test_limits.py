@@ -3,6 +3,7 @@
 import json
 import re
 
+import anyio
 import pytest
 
 from tutelage.label.app import SMALL
@@ -99,16 +100,37 @@ def test_a_body_that_says_it_is_too_long_is_not_read(house):
 
 
 def test_a_body_that_does_not_say_how_long_it_is_is_counted(house):
-    asked = []
-
     def chunks():
-        for i in range(100):
-            asked.append(i)
-            yield b"name=" + b"x" * 65536
+        yield from [b"name=" + b"x" * 65536] * 40
 
     kind = {"content-type": "application/x-www-form-urlencoded"}
     assert sent(house, "/projects", chunks(), **kind).status_code == 413
     assert sent(house, "/projects", b"name=" + b"x" * (SMALL + 1), **kind).status_code == 413
+
+
+def test_what_is_too_long_is_not_read_to_the_end(house):
+    read, said = [], []
+
+    async def receive():
+        read.append(1)
+        assert len(read) < 1000, "it reads on and on"
+        return {"type": "http.request", "body": b"x" * 65536, "more_body": True}
+
+    async def send(message):
+        said.append(message)
+
+    client, path = house.owner.client, house.path("desk/keys/own")
+    headers = {
+        "cookie": f"tutelage={client.cookies['tutelage']}", "sec-fetch-site": "same-origin", "host": "127.0.0.1:8484",
+        "x-form-mark": house.mark(client), "content-type": "application/json",
+    }  # fmt: skip
+    scope = {
+        "type": "http", "method": "PUT", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "headers": [(k.encode(), v.encode()) for k, v in headers.items()], "http_version": "1.1", "scheme": "http",
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8484), "root_path": "",
+    }  # fmt: skip
+    anyio.run(house.app, scope, receive, send)
+    assert said[0]["status"] == 413 and len(read) == SMALL // 65536 + 1
 
 
 def test_a_json_body_without_a_length_is_counted_too(house):
