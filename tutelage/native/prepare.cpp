@@ -9,14 +9,14 @@
 #include <cstdlib>
 
 // A pass frees and takes the same hundreds of megabytes again and again. Freed memory stays with the process, since new
-// pages cost more than what is computed on them, and the next two gigabytes are asked for in pages of 2 MiB, since with
-// small ones the walk to a page costs more than the read. Nothing is used before it is needed, and `malloc_trim` still
-// gives all of it back.
+// pages cost more than what is computed on them, and the next gigabyte and a half is asked for in pages of 2 MiB, since
+// with small ones the walk to a page costs more than the read. Nothing is used before it is needed, and `malloc_trim`
+// still gives all of it back.
 #if defined(__GLIBC__)
 static void keep_memory() {
     mallopt(M_MMAP_MAX, 0);
     mallopt(M_TRIM_THRESHOLD, 0x7fffffff);
-    const long size = 2000L << 20, page = 4096;  // less than the threshold, so that `free` does not trim it
+    const long size = 1536L << 20, page = 4096;  // well below the threshold, so that `free` does not trim it
     if (char* piece = (char*)std::malloc(size)) {
         madvise((void*)(((uintptr_t)piece + page - 1) / page * page), size - 2 * page, MADV_HUGEPAGE);
         std::free(piece);
