@@ -344,9 +344,11 @@ def desk_shows_them(watched: Watched, house) -> None:
             page.wait_for_selector("dialog[open]")
             watched.check("flags")
             page.keyboard.press("Escape")
+        page.evaluate("document.querySelector('#task').lastElementChild.id = 'before'")
         page.click("#skip")
         page.wait_for_selector("dialog[open]")
         page.click("dialog[open] button.primary")
+        page.wait_for_selector("#before", state="detached")  # the next task is on screen, or the desk is empty
         page.locator("#status", has_text="Saved").wait_for()
         if page.query_selector("#actions[hidden]"):
             break

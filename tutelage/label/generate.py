@@ -194,12 +194,17 @@ def _lay_out(
 
 
 def _answers(app: App, missing: Sequence[Slot], sampling: Sampling) -> Iterator[tuple[Slot, Said | DataError]]:
-    """Calls some at a time, in threads that touch no store, and gives each outcome as it comes."""
+    """Calls some at a time, in threads that touch no store, and gives each outcome as it comes.
+
+    Never more than CALLS are under way or not yet looked at, so a server that refuses is not asked on.
+    """
     todo, came = deque(missing), queue.Queue[tuple[Slot, Said | Exception]]()
-    over = threading.Event()
+    over, ahead = threading.Event(), threading.Semaphore(CALLS)
 
     def caller() -> None:
         while not over.is_set() and not app.stopping.is_set():
+            if not ahead.acquire(timeout=0.2):
+                continue
             try:
                 slot = todo.popleft()
             except IndexError:
@@ -224,6 +229,7 @@ def _answers(app: App, missing: Sequence[Slot], sampling: Sampling) -> Iterator[
                 raise outcome
             left -= 1
             yield slot, outcome
+            ahead.release()  # not before: after a refusal nobody asks on while it is being looked at
     finally:
         over.set()
 

@@ -1,8 +1,10 @@
 """The installation's secret: made once, kept in a file that its owner alone can read. Seals keys and marks forms."""
 
+import contextlib
 import hashlib
 import hmac
 import os
+import tempfile
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -13,6 +15,20 @@ from tutelage.publish import disk_errors
 NAME = "secret.key"
 
 
+def _make(path: Path) -> None:
+    """Writes a new secret aside and links it into its place: others see no file or a whole one, and the first wins."""
+    fd, aside = tempfile.mkstemp(prefix=NAME, dir=path.parent)  # for its owner alone
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(Fernet.generate_key())
+            f.flush()
+            os.fsync(f.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    finally:
+        os.unlink(aside)
+
+
 class Keys:
     """Seals what must be kept but not shown, and makes the marks that forms carry."""
 
@@ -20,15 +36,8 @@ class Keys:
         path = folder / NAME
         with disk_errors(str(path)):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                pass
-            else:
-                with os.fdopen(fd, "wb") as f:
-                    f.write(Fernet.generate_key())
-                    f.flush()
-                    os.fsync(f.fileno())
+            if not path.exists():
+                _make(path)
         if path.stat().st_mode & 0o077:
             raise ConfigError(f"{path} can be read by others. Run: chmod 600 {path}")
         key = path.read_bytes().strip()

@@ -240,6 +240,7 @@ class Desk {
     if (action === "help") return this.help(), true;
     if (action === "guideline") return $("guideline")?.toggleAttribute("hidden"), true;
     if (!this.view) return action === "undo" ? this.undo() : false;
+    if (!this.task) return true; // answered, and the next is on its way
     if (action === "submit") return this.submit(), true;
     if (action === "skip") return this.skip(), true;
     if (this.view.act(action)) return true;
