@@ -1,6 +1,7 @@
-"""Rankings as rows: each completion once, judged at its last token, none of them cut."""
+"""Rankings as rows: each completion once, none of them cut."""
 
 import pytest
+import torch
 
 from tutelage.data.comparisons import comparison_batch, ranked_rows
 from tutelage.errors import DataError
@@ -17,32 +18,32 @@ def groups(ask):
 
 
 @pytest.fixture
-def token_ids(small_chat):
-    def ids(prompt, text):
-        out = small_chat.prompt_ids(prompt) + small_chat.completion_ids(text)
-        if len(out) > small_chat.window:
+def render(small_chat):
+    def row(prompt, text):
+        before, answer = small_chat.prompt_ids(prompt), small_chat.completion_ids(text)
+        if len(before) + len(answer) > small_chat.window:
             raise DataError("too long")
-        return out
+        return before + answer, [False] * len(before) + [True] * len(answer)
 
-    return ids
+    return row
 
 
-def test_a_ranking_with_one_text_too_long_is_dropped_whole_and_counted(groups, token_ids):
-    rows, n_dropped = ranked_rows(groups, token_ids)
+def test_a_ranking_with_one_text_too_long_is_dropped_whole_and_counted(groups, render):
+    rows, n_dropped = ranked_rows(groups, render)
     assert n_dropped == 1
     assert [r.group for r in rows] == [groups[0], groups[2]]
     assert [r.margin for r in rows] == [0.0, 1.5]
 
 
-def test_no_usable_ranking_is_an_error(groups, token_ids):
+def test_no_usable_ranking_is_an_error(groups, render):
     with pytest.raises(DataError, match="none of the 1 rankings can be used"):
-        ranked_rows(groups[1:2], token_ids)
+        ranked_rows(groups[1:2], render)
     with pytest.raises(DataError, match="none of the 0 rankings"):
-        ranked_rows([], token_ids)
+        ranked_rows([], render)
 
 
-def test_every_completion_is_one_row_beside_its_rivals(groups, token_ids, small_chat):
-    batch = comparison_batch(ranked_rows(groups, token_ids)[0])
+def test_every_completion_is_one_row_beside_its_rivals(groups, render, small_chat):
+    batch = comparison_batch(ranked_rows(groups, render)[0])
     assert batch.tier_C.tolist() == [1, 2, 2, 2, 1]
     assert batch.group_C.tolist() == [0, 0, 0, 1, 1]
     assert batch.margin_P.tolist() == [0.0, 1.5]
@@ -54,11 +55,12 @@ def test_every_completion_is_one_row_beside_its_rivals(groups, token_ids, small_
     ] * 5
 
 
-def test_the_mask_stands_on_the_last_token_of_each_row(groups, token_ids):
-    batch = comparison_batch(ranked_rows(groups, token_ids)[0]).batch
-    assert batch.mask_BT.sum(1).tolist() == [1] * 5
-    assert batch.mask_BT.int().argmax(1).tolist() == (batch.length_B - 1).tolist()
-    assert batch.token_BT[batch.mask_BT].tolist() == [1] * 5  # the end token
+def test_the_mask_stands_on_the_answer_of_each_row(groups, render, small_chat):
+    batch = comparison_batch(ranked_rows(groups, render)[0]).batch
+    rows = zip(batch.token_BT, batch.mask_BT, strict=True)
+    assert [small_chat.text(t[m].tolist()) for t, m in rows] == ["Yes.", "No.", "Maybe so.", "Bye.", "Hello."]
+    assert batch.token_BT[torch.arange(5), batch.length_B - 1].eq(small_chat.end_id).all()
+    assert batch.mask_BT[torch.arange(5), batch.length_B - 1].all()
 
 
 def test_grades_of_one_labeler_become_a_ranking_with_ties():

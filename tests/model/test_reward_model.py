@@ -21,6 +21,25 @@ from tutelage.publish import MANIFEST, sha256_file
 ANSWERS = ["Yes, until eight.", "No.", "The kettle is on the blue shelf.", "Of course. Which day suits you?"]
 
 
+FORMS = [{}, {"read": "answer"}, {"weigh": "prompt"}, {"read": "answer", "weigh": "prompt"}]
+
+
+@pytest.fixture
+def moved(small_causal, small_chat):
+    """Makes a reward model of a form, with no head or gate that stands at 0."""
+
+    def make(**form):
+        model = RewardModel(small_causal(), small_chat, aspects={"helpful": 0.5, "kind": 0.5}, seed=3, **form)
+        g = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for layer in filter(None, (model.head, model.gate)):
+                layer.weight.normal_(0, 0.3, generator=g)
+                layer.bias.normal_(0, 0.3, generator=g)
+        return model
+
+    return make
+
+
 @pytest.fixture
 def reward(small_causal, small_chat):
     return RewardModel(small_causal(), small_chat, seed=3)
@@ -28,24 +47,29 @@ def reward(small_causal, small_chat):
 
 @torch.no_grad()
 def scores(model, prompts, texts):
-    ids = [model.token_ids(p, t) for p, t in zip(prompts, texts, strict=True)]
-    batch = collate([(i, [False] * len(i)) for i in ids])
-    return model.combine(model.heads(batch.token_BT, batch.length_B))
+    return model.combine(model.heads(*spread(collate([model.row(p, t) for p, t in zip(prompts, texts, strict=True)]))))
+
+
+def spread(batch):
+    return batch.token_BT, batch.length_B, batch.mask_BT
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("n_padding", [0, 5, 50])
 @pytest.mark.parametrize("fill", [0, 319])
-def test_right_padding_does_not_change_a_score(reward, ask, n_padding, fill):
-    ids = reward.token_ids(ask("Is the pool open?"), ANSWERS[0])
-    bare = reward.combine(reward.heads(torch.tensor([ids]), torch.tensor([len(ids)])))
-    token_BT = torch.tensor([ids + [fill] * n_padding])
-    padded = reward.combine(reward.heads(token_BT, torch.tensor([len(ids)])))
+@pytest.mark.parametrize("form", FORMS)
+def test_right_padding_does_not_change_a_score(moved, ask, n_padding, fill, form):
+    reward = moved(**form)
+    ids, own = reward.row(ask("Is the pool open?"), ANSWERS[0])
+    bare = reward.combine(reward.heads(torch.tensor([ids]), torch.tensor([len(ids)]), torch.tensor([own])))
+    token_BT, mask_BT = torch.tensor([ids + [fill] * n_padding]), torch.tensor([own + [False] * n_padding])
+    padded = reward.combine(reward.heads(token_BT, torch.tensor([len(ids)]), mask_BT))
     torch.testing.assert_close(padded, bare, atol=1e-5, rtol=0)
 
 
-def test_batch_mates_do_not_change_a_score_for_k_completions(reward, ask):
-    prompt = ask("Is the pool open?")
+@pytest.mark.parametrize("form", FORMS)
+def test_batch_mates_do_not_change_a_score_for_k_completions(moved, ask, form):
+    reward, prompt = moved(**form), ask("Is the pool open?")
     together = scores(reward, [prompt] * 4, ANSWERS)
     alone = torch.cat([scores(reward, [prompt], [t]) for t in ANSWERS])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
@@ -54,13 +78,43 @@ def test_batch_mates_do_not_change_a_score_for_k_completions(reward, ask):
 
 @torch.no_grad()
 def test_the_score_is_read_at_the_end_token(reward, ask):
-    ids = reward.token_ids(ask("Is the pool open?"), ANSWERS[0])
-    assert ids[-1] == reward.chat.end_id
+    ids, own = reward.row(ask("Is the pool open?"), ANSWERS[0])
+    assert (
+        ids[-1] == reward.chat.end_id
+        and reward.chat.text([i for i, a in zip(ids, own, strict=True) if a]) == ANSWERS[0]
+    )
     hidden_TD = reward.backbone.hf.base_model(input_ids=torch.tensor([ids]), layout=packed(len(ids)))[0][0]
     expected = hidden_TD[-1] @ reward.head.weight[0] + reward.head.bias[0]
     torch.testing.assert_close(scores(reward, [ask("Is the pool open?")], ANSWERS[:1])[0], expected, atol=1e-5, rtol=0)
-    cut = reward.token_ids(ask("Is the pool open?"), ANSWERS[0], finished=False)
-    assert cut == ids[:-1]
+    cut = reward.row(ask("Is the pool open?"), ANSWERS[0], finished=False)
+    assert cut == (ids[:-1], own[:-1])
+
+
+@torch.no_grad()
+def test_an_answer_is_read_off_all_of_its_tokens_and_weighed_by_its_prompt(moved, ask):
+    reward = moved(read="answer", weigh="prompt")
+    ids, own = reward.row(ask("Is the pool open?"), ANSWERS[2])
+    hidden_TD = reward.backbone.hf.base_model(input_ids=torch.tensor([ids]), layout=packed(len(ids)))[0][0]
+    n = sum(own)
+    raw_A = reward.head(hidden_TD[-n:].sum(0) / math.sqrt(n))
+    weight_A = reward.gate(hidden_TD[:-n].mean(0)).softmax(0)
+    assert 0.05 < weight_A[0] < 0.95
+    expected = (raw_A * weight_A).sum()
+    torch.testing.assert_close(scores(reward, [ask("Is the pool open?")], [ANSWERS[2]])[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_comes_back_from_disk(moved, ask, tmp_path, form):
+    model, prompt = moved(**form), ask("Is the pool open?")
+    save(model, tmp_path / "rm", ask)
+    loaded, _ = load_reward(tmp_path / "rm")
+    assert (loaded.read, loaded.weigh) == (model.read, model.weigh)
+    assert torch.equal(scores(loaded, [prompt] * 4, ANSWERS), scores(model, [prompt] * 4, ANSWERS))
+
+
+def test_a_head_that_reads_whole_answers_starts_without_a_taste_for_length(small_causal, small_chat, ask):
+    fresh = RewardModel(small_causal(), small_chat, read="answer", weigh="prompt", aspects={"a": 0.5, "b": 0.5})
+    assert scores(fresh, [ask("Is the pool open?")] * 4, ANSWERS).eq(0).all()
 
 
 def packed(n):
@@ -197,7 +251,7 @@ def test_a_head_of_another_shape_or_none_is_refused(reward, ask, tmp_path):
 
 def test_a_text_longer_than_the_window_is_refused_and_never_cut(reward, ask):
     with pytest.raises(DataError, match="more than the reward model's window of 96"):
-        reward.token_ids(ask("Is the pool open?"), "yes " * 100)
+        reward.row(ask("Is the pool open?"), "yes " * 100)
 
 
 @pytest.fixture(params=["bert", "roberta"])
@@ -246,7 +300,10 @@ def encoder_folder(request, tmp_path):
 def test_an_encoder_scores_whatever_pads_and_stands_beside(encoder_folder, ask):
     model = new_reward_model(str(encoder_folder), "encoder", aspects=None, seed=0)
     prompt = ask("Is the pool open?")
-    ids = model.token_ids(prompt, ANSWERS[0])
+    ids, own = model.row(prompt, ANSWERS[0])
+    assert own == [False] * (len(ids) - sum(own) - 1) + [True] * sum(own) + [False]  # the last is the separator
+    spelled = model.backbone.tokenizer.decode([i for i, a in zip(ids, own, strict=True) if a])
+    assert "".join(ANSWERS[0].split()) in "".join(spelled.replace("Ġ", " ").split())
     assert ids[0] == model.backbone.tokenizer.cls_token_id
     assert ids[-1] == model.backbone.tokenizer.sep_token_id
     together = scores(model, [prompt] * 4, ANSWERS)
@@ -260,11 +317,11 @@ def test_an_encoder_scores_whatever_pads_and_stands_beside(encoder_folder, ask):
 def test_an_encoder_learns_in_a_step_and_comes_back_from_disk(encoder_folder, ask, tmp_path):
     model = new_reward_model(str(encoder_folder), "encoder", aspects=None, seed=0)
     prompt = ask("Is the pool open?")
-    batch = collate([(i, [False] * len(i)) for i in (model.token_ids(prompt, t) for t in ANSWERS[:2])])
+    batch = collate([model.row(prompt, t) for t in ANSWERS[:2]])
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(2):
-        better, worse = model.combine(model.heads(batch.token_BT, batch.length_B))
+        better, worse = model.combine(model.heads(*spread(batch)))
         loss = -torch.nn.functional.logsigmoid(better - worse)
         optimiser.zero_grad()
         loss.backward()
@@ -278,10 +335,10 @@ def test_an_encoder_learns_in_a_step_and_comes_back_from_disk(encoder_folder, as
 
 def test_an_encoder_refuses_what_its_positions_cannot_hold(encoder_folder, ask):
     model = new_reward_model(str(encoder_folder), "encoder", aspects=None, seed=0)
-    long = next(t for n in range(200) if len(model.backbone.token_ids(ask("a"), t := "yes " * n)) > 64)
+    long = next(t for n in range(200) if len(model.backbone.row(ask("a"), t := "yes " * n)[0]) > 64)
     with pytest.raises(DataError, match="window of 64"):
-        model.token_ids(ask("a"), long)
-    fits = next(t for n in range(200, 0, -1) if len(model.backbone.token_ids(ask("a"), t := "yes " * n)) <= 64)
+        model.row(ask("a"), long)
+    fits = next(t for n in range(200, 0, -1) if len(model.backbone.row(ask("a"), t := "yes " * n)[0]) <= 64)
     assert scores(model, [ask("a")], [fits]).isfinite().all()
 
 

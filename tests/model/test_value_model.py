@@ -20,11 +20,19 @@ def test_a_critic_from_a_reward_model_gives_the_score_at_the_last_token(small_ca
     reward = RewardModel(small_causal(), small_chat, aspects={"helpful": 1.0, "kind": -0.5}, seed=1)
     reward.head.bias.copy_(torch.tensor([0.3, -0.2]))
     reward.normalise(mean=0.7, std=2.5)
-    score_B = reward.combine(reward.heads(batch.token_BT, batch.length_B))
+    score_B = reward.combine(reward.heads(batch.token_BT, batch.length_B, batch.mask_BT))
     value_BT = ValueModel.from_reward(reward).at_tokens(batch.token_BT, batch.length_B)
     last_B = value_BT.gather(1, batch.length_B[:, None] - 1).squeeze(1)
     torch.testing.assert_close(last_B, score_B, atol=1e-5, rtol=0)
     assert score_B.std() > 0.1
+
+
+@pytest.mark.parametrize("form", [{"read": "answer"}, {"weigh": "prompt"}])
+def test_a_critic_takes_no_head_that_means_something_else(small_causal, small_chat, form):
+    reward = RewardModel(small_causal(), small_chat, aspects={"a": 0.5, "b": 0.5}, **form)
+    torch.nn.init.ones_(reward.head.weight)
+    critic = ValueModel.from_reward(reward)
+    assert critic.backbone is reward.backbone and critic.head.weight.eq(0).all()
 
 
 @torch.no_grad()

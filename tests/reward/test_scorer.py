@@ -80,7 +80,7 @@ def test_the_prompt_matters():
 def test_each_member_reads_with_its_own_tokenizer():
     # The second numbers the words backwards: the same text is other ids to it.
     a, b = member(), member(words=WORDS[::-1])
-    assert a.token_ids(PROMPTS[1], "cat") != b.token_ids(PROMPTS[1], "cat")
+    assert a.row(PROMPTS[1], "cat") != b.row(PROMPTS[1], "cat")
     both_BE = Scorer([a, b]).by_member(PROMPTS, TEXTS)
     torch.testing.assert_close(both_BE[:, 0], Scorer([a])(PROMPTS, TEXTS))
     torch.testing.assert_close(both_BE[:, 1], Scorer([b])(PROMPTS, TEXTS))
@@ -99,8 +99,9 @@ def test_the_mode_joins_the_members():
 def test_normalisation_and_aspect_weights_are_in_the_score():
     model = member(weights={"helpful": 2.0, "brief": -1.0})
     plain = Scorer([model])(PROMPTS, TEXTS)
+    rows = map(model.row, PROMPTS, TEXTS)
     raw = torch.stack(
-        [model.heads(torch.tensor([ids]), torch.tensor([len(ids)]))[0] for ids in map(model.token_ids, PROMPTS, TEXTS)]
+        [model.heads(torch.tensor([ids]), torch.tensor([len(ids)]), torch.tensor([own]))[0] for ids, own in rows]
     )
     torch.testing.assert_close(plain, (2 * raw[:, 0] - raw[:, 1]).detach(), atol=1e-5, rtol=1e-5)
     model.normalise(float(plain.mean()), float(plain.std(unbiased=False)))

@@ -105,9 +105,9 @@ def toy_experience(batch):
 def ranking(chat, words, tiers, margin=0.0):
     prompt = Prompt(messages=(Message(role="user", content="cat"),))
     group = RankedGroup(prompt=prompt, texts=tuple(words), tiers=tuple(tiers))
-    return RankedRows(
-        tuple([*chat.prompt_ids(prompt), *chat.completion_ids(w)] for w in words), tuple(tiers), margin, group
-    )
+    before, answers = chat.prompt_ids(prompt), [chat.completion_ids(w) for w in words]
+    rows = tuple(([*before, *a], [False] * len(before) + [True] * len(a)) for a in answers)
+    return RankedRows(rows, tuple(tiers), margin, group)
 
 
 def test_cutting_changes_nothing_of_the_reward_loss_and_cuts_no_prompt(speaker_copy, chat):

@@ -35,7 +35,7 @@ class Bag(torch.nn.Module):
 class TabularReward(RewardModel):
     """A reward model with a free score for each item and aspect."""
 
-    def heads(self, token_BT, length_B):
+    def heads(self, token_BT, length_B, mask_BT):
         return self.head(self.backbone.summary(token_BT, length_B))
 
 
@@ -50,7 +50,7 @@ def ranking(items, tiers, *, margin=0.0, aspect="overall"):
     group = RankedGroup(
         prompt=PROMPT, texts=tuple(str(i) for i in items), tiers=tuple(tiers), margin=margin, aspect=aspect
     )
-    return RankedRows(tuple([10, i, 11] for i in items), tuple(tiers), margin, group)
+    return RankedRows(tuple(([10, i, 11], [False, True, True]) for i in items), tuple(tiers), margin, group)
 
 
 def again(row, *, tiers=None, **more):
@@ -101,7 +101,7 @@ def pearson(a, b):
 def loss_of(rows, model, **settings):
     data = comparison_batch(rows)
     term_loss = ranking_loss(RewardConfig(**settings), data, model)
-    raw = model.heads(data.batch.token_BT, data.batch.length_B)
+    raw = model.heads(*spread(data))
     return term_loss(raw, torch.arange(len(data.batch)))
 
 
@@ -278,6 +278,11 @@ def test_swapped_labels_give_an_inverted_model_and_its_alarm():
     assert alarms["swapped"][0] == ["inverted reward model"] and alarms["swapped"][1] < 0.45
 
 
+def row_of(chat, text):
+    before, answer = chat.prompt_ids(PROMPT), chat.completion_ids(text)
+    return [*before, *answer], [False] * len(before) + [True] * len(answer)
+
+
 def test_a_transformer_learns_which_word_is_better(speaker_copy, chat):
     # The answer with more cats wins: from the words alone, by the hidden state of the end token.
     draw, rows = random.Random(0), []
@@ -287,8 +292,7 @@ def test_a_transformer_learns_which_word_is_better(speaker_copy, chat):
         n_cats = [t.split().count("cat") for t in texts]
         tiers = [sorted(set(n_cats), reverse=True).index(n) + 1 for n in n_cats]
         group = RankedGroup(prompt=PROMPT, texts=tuple(texts), tiers=tuple(tiers))
-        ids = tuple([*chat.prompt_ids(PROMPT), *chat.completion_ids(t)] for t in texts)
-        rows.append(RankedRows(ids, tuple(tiers), 0.0, group))
+        rows.append(RankedRows(tuple(row_of(chat, t) for t in texts), tuple(tiers), 0.0, group))
     model = RewardModel(speaker_copy(), chat)
     _, _, log = trained(rows[:320], model, lr=3e-3, prompts_per_step=32)
     _, metrics = loss_of(rows[320:], model, ties="drop")
@@ -364,4 +368,4 @@ def test_a_ranking_counts_by_the_weight_of_its_labeler():
 
 
 def spread(data):
-    return data.batch.token_BT, data.batch.length_B
+    return data.batch.token_BT, data.batch.length_B, data.batch.mask_BT

@@ -14,14 +14,15 @@ from tutelage.errors import DataError
 from tutelage.store.snapshot import RatedText
 from tutelage.types import Prompt, RankedGroup
 
-TokenIds = Callable[[Prompt, str], list[int]]
+AnswerRow = tuple[list[int], list[bool]]  # token ids of prompt and answer, and which of them are the answer's
+Rendered = Callable[[Prompt, str], AnswerRow]
 
 
 @dataclass(frozen=True, slots=True)
 class RankedRows:
-    """One ranking in tokens. Example: ids [[5, 7, 2], [5, 8, 2]], tiers (1, 2)."""
+    """One ranking in tokens. Example: answers ([5, 7, 2], [F, T, T]) and ([5, 8, 2], [F, T, T]), tiers (1, 2)."""
 
-    ids: tuple[list[int], ...]
+    answers: tuple[AnswerRow, ...]
     tiers: tuple[int, ...]
     margin: float  # how much better the winner is, in the data's own unit; 0 where it says nothing
     group: RankedGroup
@@ -45,7 +46,7 @@ class ComparisonBatch:
 
 
 def ranked_rows(
-    groups: Sequence[RankedGroup], token_ids: TokenIds, weight_of: Mapping[str, float] | None = None
+    groups: Sequence[RankedGroup], render: Rendered, weight_of: Mapping[str, float] | None = None
 ) -> tuple[list[RankedRows], int]:
     """Rankings whose every text fits the model's window, and how many rankings did not.
 
@@ -56,11 +57,11 @@ def ranked_rows(
     rows = []
     for group in groups:
         try:
-            ids = tuple(token_ids(group.prompt, text) for text in group.texts)
+            answers = tuple(render(group.prompt, text) for text in group.texts)
         except DataError:
             continue
         weight = weight_of[group.labeler] if weight_of and group.labeler in weight_of else 1.0
-        rows.append(RankedRows(ids, group.tiers, group.margin or 0.0, group, weight))
+        rows.append(RankedRows(answers, group.tiers, group.margin or 0.0, group, weight))
     if not rows:
         raise DataError(
             f"none of the {len(groups)} rankings can be used: each is longer than the reward model's window, or there "
@@ -98,11 +99,10 @@ def rankings_from_ratings(rated: Sequence[RatedText]) -> list[RankedGroup]:
 
 def comparison_batch(rows: Sequence[RankedRows]) -> ComparisonBatch:
     """Every completion of the rankings is one row, so each runs through the model once, however many pairs it is in."""
-    flat = [(ids, [False] * (len(ids) - 1) + [True]) for r in rows for ids in r.ids]
     return ComparisonBatch(
-        collate(flat),
+        collate([answer for r in rows for answer in r.answers]),
         torch.tensor([t for r in rows for t in r.tiers]),
-        torch.tensor([i for i, r in enumerate(rows) for _ in r.ids]),
+        torch.tensor([i for i, r in enumerate(rows) for _ in r.answers]),
         torch.tensor([r.margin for r in rows]),
         tuple(r.group.aspect for r in rows),
         torch.tensor([r.weight for r in rows]),

@@ -1,6 +1,6 @@
 """A reward model: a causal or encoder backbone and one scalar head an aspect, its normalisation and its own tokenizer.
 
-The score of an answer is read at its last token (causal: the end token) or at the first token (encoder).
+The score of an answer is read at one token (causal: the end token; encoder: the first) or off all tokens of the answer.
 B rows, T tokens, N packed tokens, D width, A aspects.
 """
 
@@ -30,6 +30,10 @@ HEAD = "reward_head.safetensors"
 CARD = "reward.json"
 PROBE_TOLERANCE = 1e-3  # how far a probe's score may move between saving and loading
 
+Reading = Literal["token", "answer"]
+Weighing = Literal["fixed", "prompt"]
+Row = tuple[list[int], list[bool]]  # token ids, and which of them are the answer's
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -56,20 +60,27 @@ class EncoderModel(nn.Module):
     def width(self) -> int:
         return int(self.hf.config.hidden_size)
 
-    def token_ids(self, prompt: Prompt, text: str) -> list[int]:
+    def row(self, prompt: Prompt, text: str) -> Row:
         """The conversation and the answer as a pair of texts, with the tokenizer's own marks around them."""
-        return list(self.tokenizer(prompt.text, text)["input_ids"])
+        read = self.tokenizer(prompt.text, text)
+        return list(read["input_ids"]), [part == 1 for part in read.sequence_ids()]
 
-    def summary(self, token_BT: Tensor, length_B: Tensor) -> Tensor:
-        longest = int(length_B.max())
-        seen_BT = torch.arange(longest, device=token_BT.device) < length_B[:, None]
-        out = self.hf(input_ids=token_BT[:, :longest], attention_mask=seen_BT.long())
-        first_BD: Tensor = out.last_hidden_state[:, 0]
-        return first_BD
+    def hidden(self, token_BT: Tensor, length_B: Tensor) -> Tensor:
+        """Last hidden states [B, T, D]; what stands beyond a row's length means nothing."""
+        seen_BT = torch.arange(token_BT.shape[1], device=token_BT.device) < length_B[:, None]
+        hidden_BTD: Tensor = self.hf(input_ids=token_BT, attention_mask=seen_BT.long()).last_hidden_state
+        return hidden_BTD
 
 
 class RewardModel(nn.Module):
-    """Scores answers. Score = gain x (weighted sum of the aspects' heads) + shift."""
+    """Scores answers. Score = gain x (weighted sum of the aspects' heads) + shift.
+
+    read   "token": the heads read the one token that has seen all (causal: the last; encoder: the first). "answer":
+           they read the sum of the answer's hidden states over the root of their number, which says more where
+           comparisons are too few to teach one token what to gather
+    weigh  "fixed": the aspects weigh what `aspects` says. "prompt": a gate reads from the prompt how much each counts,
+           for tastes that pull apart and belong to different prompts
+    """
 
     def __init__(
         self,
@@ -77,12 +88,15 @@ class RewardModel(nn.Module):
         chat: Chat | None,
         *,
         aspects: Mapping[str, float] | None = None,
+        read: Reading = "token",
+        weigh: Weighing = "fixed",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.chat = chat  # of a causal backbone
         self.aspects = dict(aspects or {"overall": 1.0})
+        self.read, self.weigh = read, weigh
         width = backbone.width
         self.head = nn.Linear(width, len(self.aspects))
         with torch.no_grad():
@@ -91,45 +105,81 @@ class RewardModel(nn.Module):
             g = torch.Generator().manual_seed(seed)
             self.head.weight.normal_(0.0, 1 / math.sqrt(width + 1), generator=g)
             self.head.bias.zero_()
+            if read == "answer":  # a sum grows with the answer, so a random head would first score length
+                self.head.weight.zero_()
+        self.gate = nn.Linear(width, len(self.aspects)) if weigh == "prompt" else None
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
         self.register_buffer("weight_A", torch.tensor(list(self.aspects.values())))
         self.register_buffer("gain", torch.tensor(1.0))
         self.register_buffer("shift", torch.tensor(0.0))
         self.log_tie = nn.Parameter(torch.tensor(-1.0))  # log nu of Davidson, or the free parameter of Rao and Kupper
 
-    def token_ids(self, prompt: Prompt, text: str, *, finished: bool = True) -> list[int]:
+    def row(self, prompt: Prompt, text: str, *, finished: bool = True) -> Row:
         """Prompt and answer in this model's own tokens. An answer that was cut off has no end token.
 
         Raises DataError when they do not fit the window: a reward model never sees a text that was cut silently.
         """
         if isinstance(self.backbone, EncoderModel):
-            ids, window = self.backbone.token_ids(prompt, text), self.backbone.window
+            (ids, is_answer), window = self.backbone.row(prompt, text), self.backbone.window
         else:
             assert self.chat is not None, "a causal reward model has a chat renderer"
-            answer = self.chat.completion_ids(text)
-            ids, window = self.chat.prompt_ids(prompt) + (answer if finished else answer[:-1]), self.chat.window
+            before, answer, window = self.chat.prompt_ids(prompt), self.chat.completion_ids(text), self.chat.window
+            answer = answer if finished else answer[:-1]
+            ids, is_answer = before + answer, [False] * len(before) + [True] * len(answer)
         if len(ids) > window:
             raise DataError(
                 f"prompt {prompt.id} with this answer has {len(ids)} tokens, more than the reward model's window of "
                 f"{window}. Leave it out, or use a reward model with a longer window."
             )
-        return ids
+        return ids, is_answer
 
-    def heads(self, token_BT: Tensor, length_B: Tensor) -> Tensor:
-        """Raw score of each aspect [B, A], float32."""
+    def summaries(self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """What the heads read of each row, and what the gate reads of its prompt: [B, D] each, float32.
+
+        mask_BT  bool, the answer's tokens
+        """
+        longest = int(length_B.max())
         if isinstance(self.backbone, EncoderModel):
-            summary_BD = self.backbone.summary(token_BT, length_B)
+            hidden_BTD, one_B = self.backbone.hidden(token_BT[:, :longest], length_B), torch.zeros_like(length_B)
         else:
-            packed = Packed(length_B.tolist(), device=token_BT.device)
-            hidden_ND = self.backbone.hidden(packed.pack(token_BT[:, : packed.longest]), packed.position_N, packed)
-            summary_BD = hidden_ND[length_B.cumsum(0) - 1]
-        with torch.autocast(token_BT.device.type, enabled=False):
-            raw_BA: Tensor = self.head(summary_BD.float())
-        return raw_BA
+            packed, one_B = Packed(length_B.tolist(), device=token_BT.device), length_B - 1
+            hidden_ND = self.backbone.hidden(packed.pack(token_BT[:, :longest]), packed.position_N, packed)
+            if self.read == "token" and self.gate is None:  # nothing else is needed of the rows
+                one_BD = hidden_ND[length_B.cumsum(0) - 1].float()
+                return one_BD, torch.zeros_like(one_BD)
+            hidden_BTD = packed.unpack(hidden_ND)
+        answer_BT = mask_BT[:, :longest, None]
+        before_BT = ~answer_BT & (torch.arange(longest, device=token_BT.device) < length_B[:, None])[..., None]
+        hidden_BTD = hidden_BTD.float()
+        n_prompt_B1 = before_BT.sum(dim=1).clamp(min=1)
+        prompt_BD = torch.where(before_BT, hidden_BTD, 0.0).sum(dim=1) / n_prompt_B1
+        if self.read == "token":
+            return hidden_BTD[torch.arange(len(length_B), device=token_BT.device), one_B], prompt_BD
+        n_answer_B1 = answer_BT.sum(dim=1).clamp(min=1)
+        return torch.where(answer_BT, hidden_BTD, 0.0).sum(dim=1) / n_answer_B1.sqrt(), prompt_BD
 
-    def combine(self, raw_BA: Tensor) -> Tensor:
-        """Score [B] from the aspects' heads: weighted, scaled and shifted."""
-        gain, shift, weight_A = self.get_buffer("gain"), self.get_buffer("shift"), self.get_buffer("weight_A")
-        return gain * (raw_BA * weight_A).sum(dim=-1) + shift
+    def heads(self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor) -> Tensor:
+        """Raw score of each aspect, and beside them the logit of its weight where a gate gives it; float32.
+
+        [B, A], with a gate [B, 2 A]. mask_BT is True on the answer's tokens.
+        """
+        return self.heads_of(*self.summaries(token_BT, length_B, mask_BT))
+
+    def heads_of(self, summary_BD: Tensor, prompt_BD: Tensor) -> Tensor:
+        """`heads`, of what `summaries` found."""
+        with torch.autocast(summary_BD.device.type, enabled=False):
+            raw_BA: Tensor = self.head(summary_BD)
+            return raw_BA if self.gate is None else torch.cat([raw_BA, self.gate(prompt_BD)], dim=1)
+
+    def combine(self, out_BC: Tensor) -> Tensor:
+        """Score [B] from what `heads` gave: weighted by aspect, scaled and shifted."""
+        gain, shift, weight_BA = self.get_buffer("gain"), self.get_buffer("shift"), self.get_buffer("weight_A")
+        raw_BA = out_BC[:, : len(self.aspects)]
+        if self.gate is not None:
+            weight_BA = out_BC[:, len(self.aspects) :].softmax(dim=-1)
+        return gain * (raw_BA * weight_BA).sum(dim=-1) + shift
 
     def normalise(self, mean: float, std: float | None) -> None:
         """Shifts so that scores of this mean become 0; with `std`, also scales so that this spread becomes 1."""
@@ -139,13 +189,17 @@ class RewardModel(nn.Module):
 
 
 def new_reward_model(
-    source: str, kind: Literal["causal", "encoder"], *, aspects: Mapping[str, float] | None, seed: int
+    source: str,
+    kind: Literal["causal", "encoder"],
+    *,
+    aspects: Mapping[str, float] | None,
+    read: Reading = "token",
+    weigh: Weighing = "fixed",
+    seed: int,
 ) -> RewardModel:
     """A reward model with a fresh head on an existing backbone."""
-    if kind == "causal":
-        model, chat = load_causal(source)
-        return RewardModel(model, chat, aspects=aspects, seed=seed)
-    return RewardModel(load_encoder(source), None, aspects=aspects, seed=seed)
+    backbone, chat = load_causal(source) if kind == "causal" else (load_encoder(source), None)
+    return RewardModel(backbone, chat, aspects=aspects, read=read, weigh=weigh, seed=seed)
 
 
 def load_encoder(source: str) -> EncoderModel:
@@ -203,7 +257,8 @@ def save_reward(
         own = {k: v.detach().contiguous() for k, v in model.state_dict().items() if not k.startswith("backbone.")}
         save_file(own, aside / HEAD)
         rows = [{"prompt": p.prompt.model_dump(mode="json"), "text": p.text, "score": p.score} for p in probes]
-        write_json(aside / CARD, {"kind": kind, "aspects": model.aspects, "probes": rows, "card": dict(card)})
+        form = {"kind": kind, "aspects": model.aspects, "read": model.read, "weigh": model.weigh}
+        write_json(aside / CARD, {**form, "probes": rows, "card": dict(card)})
         write_json(aside / LINEAGE, dict(lineage))
         extra(aside)
 
@@ -220,7 +275,9 @@ def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
             )
     verify(folder)
     facts = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    model = new_reward_model(str(folder), facts["kind"], aspects=facts["aspects"], seed=0)
+    # Cards of before 2026-12 have neither `read` nor `weigh`: those models read one token and weigh as they say.
+    form: dict[str, Any] = {"read": facts.get("read", "token"), "weigh": facts.get("weigh", "fixed")}
+    model = new_reward_model(str(folder), facts["kind"], aspects=facts["aspects"], **form, seed=0)
     own = load_file(folder / HEAD)
     found = {k: tuple(v.shape) for k, v in own.items()}
     needed = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.startswith("backbone.")}
@@ -236,8 +293,9 @@ def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
 @torch.no_grad()
 def _check_probes(model: RewardModel, probes: Sequence[Mapping[str, Any]], folder: Path) -> None:
     for row in probes:
-        ids = model.token_ids(Prompt.model_validate(row["prompt"]), row["text"])
-        score = float(model.combine(model.heads(torch.tensor([ids]), torch.tensor([len(ids)]))))
+        ids, is_answer = model.row(Prompt.model_validate(row["prompt"]), row["text"])
+        found = model.heads(torch.tensor([ids]), torch.tensor([len(ids)]), torch.tensor([is_answer]))
+        score = float(model.combine(found))
         if not abs(score - row["score"]) <= PROBE_TOLERANCE:
             raise ModelError(
                 f"{folder}: a probe that scored {row['score']:.4f} when this reward model was saved scores "

@@ -28,11 +28,16 @@ class ValueModel(nn.Module):
 
     @classmethod
     def from_reward(cls, reward: RewardModel) -> "ValueModel":
-        """Starts as the reward model: an answer's value at its last token is its score (Ouyang et al. 2022, 3.5)."""
+        """Starts as the reward model: an answer's value at its last token is its score (Ouyang et al. 2022, 3.5).
+
+        Where the score is not read at that token with fixed weights, the backbone alone is taken over.
+        """
         assert isinstance(reward.backbone, CausalModel), (
             "a critic reads token by token, so it starts from a causal reward model"
         )
         model = cls(reward.backbone)
+        if reward.read == "answer" or reward.gate is not None:
+            return model
         gain, shift, weight_A = (reward.get_buffer(n) for n in ("gain", "shift", "weight_A"))
         with torch.no_grad():
             model.head.weight.copy_((gain * weight_A) @ reward.head.weight)

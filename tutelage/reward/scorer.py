@@ -57,12 +57,12 @@ class Scorer:
         return torch.stack([self._score(m, prompts, texts) for m in self.members], dim=1)
 
     def _score(self, member: RewardModel, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
-        ids = [member.token_ids(p, t) for p, t in zip(prompts, texts, strict=True)]
+        found = [member.row(p, t) for p, t in zip(prompts, texts, strict=True)]
         device = member.head.weight.device
-        score_B = torch.empty(len(ids))
-        for rows in microbatches([len(i) for i in ids], self._batch_tokens):
-            batch = collate([(ids[i], [False] * len(ids[i])) for i in rows.tolist()])
+        score_B = torch.empty(len(found))
+        for rows in microbatches([len(ids) for ids, _ in found], self._batch_tokens):
+            batch = collate([found[i] for i in rows.tolist()])
             with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16"):
-                raw_BA = member.heads(batch.token_BT.to(device), batch.length_B.to(device))
-            score_B[rows] = member.combine(raw_BA).cpu()
+                out_BC = member.heads(batch.token_BT.to(device), batch.length_B.to(device), batch.mask_BT.to(device))
+            score_B[rows] = member.combine(out_BC).cpu()
         return score_B

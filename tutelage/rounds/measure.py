@@ -74,7 +74,7 @@ def fits(scorer: Scorer, prompt: Prompt, texts: Sequence[str]) -> bool:
     try:
         for member in scorer.members:
             for text in texts:
-                member.token_ids(prompt, text)
+                member.row(prompt, text)
     except DataError:
         return False
     return True

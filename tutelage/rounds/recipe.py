@@ -9,6 +9,7 @@ from tutelage.engine.request import SamplingConfig
 from tutelage.errors import ConfigError
 from tutelage.evals.gate import GateConfig
 from tutelage.model.lora import LoraSettings
+from tutelage.model.reward_model import Reading
 from tutelage.reward.scorer import Mode
 from tutelage.rounds.pretraining import PretrainRecipe
 from tutelage.simulate.labeller import LabellerConfig
@@ -96,6 +97,8 @@ class RewardStage:
     pretrain_on: tuple[str, ...] = ()  # files of other comparisons that all reward models learn first
     pretrain_limit: int = 0  # rankings of them at most; 0 = all
     aspects: dict[str, float] = field(default_factory=dict)  # weights of the heads by name; empty = all aspects alike
+    read: Reading = "token"  # where the heads read an answer; "answer" = off all of its tokens
+    heads: Literal["aspects", "sources"] = "aspects"  # "sources" = one a source of comparisons, weighed by the prompt
     labelers: Literal["equal", "reliability"] = "equal"  # how much each counts; see stats.reliability
     insist: bool = False  # run RL even on a reward model that cannot be told from chance
 
@@ -108,6 +111,11 @@ class RewardStage:
             raise ConfigError(
                 f"reward_stage.held_out_share = {self.held_out_share}, but without a held-out reward model "
                 f"over-optimisation cannot be seen. Set it above 0 and below 1 (0.3 is usual)."
+            )
+        if self.heads == "sources" and self.aspects:
+            raise ConfigError(
+                "reward_stage.aspects weighs heads that reward_stage.heads = 'sources' does not have: there the prompt "
+                "decides how much each source counts. Leave out one of the two."
             )
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from tutelage.data.comparisons import RankedRows, ranked_rows, rankings_from_ratings
+from tutelage.data.comparisons import RankedRows, comparison_batch, ranked_rows, rankings_from_ratings
 from tutelage.errors import ConfigError, DataError, TrainingError
 from tutelage.evals.reward_model import RewardReport, evaluate
 from tutelage.formats.detect import read_feedback
 from tutelage.log import say
 from tutelage.model.checkpoint import weights_sha
-from tutelage.model.reward_model import Probe, RewardModel, load_reward, new_reward_model, save_reward
+from tutelage.model.reward_model import Probe, RewardModel, Weighing, load_reward, new_reward_model, save_reward
 from tutelage.publish import published, write_json
 from tutelage.reward.scorer import Scorer
 from tutelage.rounds.prepare import demonstrations, register, version_id
@@ -27,6 +27,7 @@ from tutelage.stats.reliability import fit_noisy_bt
 from tutelage.store.snapshot import load_card, load_rankings, load_ratings
 from tutelage.train import reward_model as loop
 from tutelage.train.detectors import reward_model_alarms
+from tutelage.train.reward_heads import fit_heads
 from tutelage.types import Demonstration, RankedGroup, Split
 
 N_CALIBRATION = 256  # demonstrations and answers that fix the zero and the unit of a score
@@ -73,7 +74,11 @@ def preference_pretraining(run: Run, sft: Path) -> Path | None:
             folder, f"{len(clean)} other comparisons ({len(groups) - len(clean)} left out: measured on)"
         ) as stage:
             model = new_reward_model(
-                settings.source or str(sft), settings.kind, aspects=None, seed=derive(run.recipe.run.seed, "head")
+                settings.source or str(sft),
+                settings.kind,
+                aspects=None,
+                read=settings.read,
+                seed=derive(run.recipe.run.seed, "head"),
             )
             _fit(
                 run,
@@ -138,17 +143,29 @@ def _one(
     name: str,
 ) -> Path:
     settings, seed = run.recipe.reward_stage, derive(run.recipe.run.seed, "reward", str(folder.relative_to(run.folder)))
+    if settings.heads == "sources":  # a head learns one source's taste, as it would one aspect's
+        groups = [g.model_copy(update={"aspect": g.source}) for g in groups]
     if not run.is_done(folder):
         with run.stage(folder, f"reward model ({name}) from {len(groups)} rankings") as stage:
-            if pretrained:
-                model = load_reward(pretrained)[0]
-            else:
-                model = new_reward_model(
-                    settings.source or str(sft), settings.kind, aspects=_aspects(groups, settings.aspects), seed=seed
-                )
+            model = _unfitted(run, groups, sft, pretrained, seed)
             _fit(run, stage, model, groups, valid, seed, {"stage": "reward", "snapshot": load_card(snapshot).hash})
     register(run, folder, parent=version_id(sft), snapshot=load_card(snapshot).hash)
     return folder
+
+
+def _unfitted(run: Run, groups: Sequence[RankedGroup], sft: Path, pretrained: Path | None, seed: int) -> RewardModel:
+    """The reward model that the comparisons of a round begin with; fresh heads wherever theirs are not in it yet."""
+    settings = run.recipe.reward_stage
+    aspects = _aspects(groups, settings.aspects)
+    weigh: Weighing = "prompt" if settings.heads == "sources" else "fixed"
+    if not pretrained:
+        return new_reward_model(
+            settings.source or str(sft), settings.kind, aspects=aspects, read=settings.read, weigh=weigh, seed=seed
+        )
+    learned = load_reward(pretrained)[0]
+    if weigh == "fixed" and list(learned.aspects) == list(aspects):
+        return learned
+    return RewardModel(learned.backbone, learned.chat, aspects=aspects, read=settings.read, weigh=weigh, seed=seed)
 
 
 def _aspects(groups: Sequence[RankedGroup], weights: Mapping[str, float]) -> Mapping[str, float]:
@@ -177,7 +194,7 @@ def _fit(
     """Trains, normalises, measures and publishes one reward model."""
     recipe = run.recipe
     weight_of = reliabilities(groups) if recipe.reward_stage.labelers == "reliability" else {}
-    rows, n_long = ranked_rows(groups, model.token_ids, weight_of)
+    rows, n_long = ranked_rows(groups, model.row, weight_of)
     learner = loop.reward_learner(
         model, optim=recipe.reward_optim, compute=recipe.compute, total_steps=loop.n_steps(recipe.reward, len(rows))
     )
@@ -187,6 +204,8 @@ def _fit(
     else:
         with torch.no_grad():
             model.log_tie.fill_(loop.log_tie_of(rows))
+        if recipe.reward.head_prior:
+            fit_heads(recipe.reward, comparison_batch(rows), model, recipe.compute)
     loop.run(
         recipe.reward,
         rows=rows,
@@ -259,7 +278,7 @@ def _scores(scorer: Scorer, items: Sequence[tuple[Any, str]]) -> torch.Tensor:
     fitting = []
     for prompt, text in items:
         try:
-            scorer.members[0].token_ids(prompt, text)
+            scorer.members[0].row(prompt, text)
         except DataError:
             continue
         fitting.append((prompt, text))
@@ -269,7 +288,7 @@ def _scores(scorer: Scorer, items: Sequence[tuple[Any, str]]) -> torch.Tensor:
 def _measure(
     model: RewardModel, valid: Sequence[RankedGroup], precision: str
 ) -> tuple[RewardReport, list[RankedGroup]]:
-    usable = [r.group for r in ranked_rows(valid, model.token_ids)[0]]
+    usable = [r.group for r in ranked_rows(valid, model.row)[0]]
     return evaluate(Scorer([model], precision=precision), usable), usable
 
 

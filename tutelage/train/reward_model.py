@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from tutelage.algo.preference_loss import (
     all_pairs,
@@ -33,6 +34,10 @@ from tutelage.train.optim import OptimConfig
 class RewardConfig:
     """How rankings become a loss."""
 
+    # The heads are fitted first, on the backbone as it is, under a normal prior by which scores spread by so many nats;
+    # 0 = they are not. Where comparisons are few this is most of what can be learned, and the passes over the data that
+    # follow start from it instead of from chance (Kumar et al. 2022, arXiv:2202.10054).
+    head_prior: float = 0.0
     epochs: int = 1  # more than one overfits: each comparison is seen by heart (Ouyang et al. 2022, C.2)
     prompts_per_step: int = 32
     likelihood: Literal["pairs", "plackett_luce"] = "pairs"
@@ -42,6 +47,11 @@ class RewardConfig:
     save_every: int = 50  # updates
 
     def __post_init__(self) -> None:
+        if self.epochs < 0 or self.head_prior < 0 or not (self.epochs or self.head_prior):
+            raise ConfigError(
+                f"reward.epochs = {self.epochs} and reward.head_prior = {self.head_prior} train nothing. Read the data "
+                f"once or more, or give the heads a prior (0.7 is usual); neither may be below 0."
+            )
         if not 0 <= self.smoothing < 0.5:
             raise ConfigError(
                 f"reward.smoothing = {self.smoothing}, but at one half a label says nothing. Set it to 0 or more and "
@@ -55,28 +65,38 @@ class RewardConfig:
 
 
 def reward_learner(model: RewardModel, *, optim: OptimConfig, compute: ComputeConfig, total_steps: int) -> Learner:
-    """A learner whose output is each row's raw score by aspect [B, A]."""
+    """A learner whose output is what each row's heads give [B, C]."""
 
     def forward(batch: TokenBatch) -> Tensor:
-        return model.heads(batch.token_BT, batch.length_B)
+        return model.heads(batch.token_BT, batch.length_B, batch.mask_BT)
 
     return Learner(model, forward, optim=optim, compute=compute, total_steps=total_steps)
 
 
 def ranking_loss(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel) -> Loss:
-    """The loss of whole rankings; a microbatch may hold any of them, since every weight is over the whole batch."""
+    """The loss of whole rankings; a microbatch may hold any of them, since every weight is over the whole batch.
+
+    Each ranking trains the head of its own aspect. Where a gate weighs the aspects by the prompt, it learns beside them
+    to tell which aspect a prompt belongs to.
+    """
     aspect_C = torch.tensor([list(model.aspects).index(a) for a in data.aspect_P])[data.group_C]
     strict_P = torch.zeros(data.n_prompts, dtype=torch.bool)
     strict_P[data.group_C[strict_pairs(data.tier_C, data.group_C)[0]]] = True
     drops = cfg.ties == "drop" and cfg.likelihood == "pairs"
     n_prompts = strict_P.sum() if drops else data.n_prompts
 
-    def loss(raw_cA: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        score_c = raw_cA.gather(1, aspect_C[rows, None].to(raw_cA.device)).squeeze(1)
+    def gate_nll(out_cC: Tensor, rows: Tensor) -> Tensor:
+        if model.gate is None:
+            return out_cC.new_zeros(())
+        nll_c = cross_entropy(out_cC[:, len(model.aspects) :], aspect_C[rows], reduction="none")
+        return (nll_c / data.group_C.bincount()[data.group_C[rows]]).sum() / data.n_prompts
+
+    def loss(out_cC: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        score_c = out_cC.gather(1, aspect_C[rows, None].to(out_cC.device)).squeeze(1)
         tier_c, group_c = data.tier_C[rows], data.group_C[rows]
         if cfg.likelihood == "plackett_luce":
             assert (data.weight_P == 1).all(), "the recipe refuses weights of labelers with plackett_luce"
-            return plackett_luce_nll(score_c, tier_c, group_c, n_prompts=n_prompts), {}
+            return plackett_luce_nll(score_c, tier_c, group_c, n_prompts=n_prompts) + gate_nll(out_cC, rows), {}
         if drops:
             i_M, j_M, weight_M = strict_pairs(tier_c, group_c, n_prompts=n_prompts)
             outcome_M = torch.ones_like(i_M)
@@ -90,7 +110,7 @@ def ranking_loss(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel) -
         nll_M = (1 - cfg.smoothing) * nll(outcome_M) + cfg.smoothing * nll(-outcome_M)
         right_M = torch.where(outcome_M == 0, 0.5, (margin_M * outcome_M > 0).float())
         trust_M = weight_M * data.weight_P[group_c[i_M]]
-        return (trust_M * nll_M).sum(), {"accuracy": (weight_M * right_M).sum()}
+        return (trust_M * nll_M).sum() + gate_nll(out_cC, rows), {"accuracy": (weight_M * right_M).sum()}
 
     return loss
 
