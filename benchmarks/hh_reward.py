@@ -4,7 +4,8 @@
 
 Folds are by SHA-256 of the first user turn, as for the bag-of-words floors that stand beside the results. With
 `--pretrain`, the model learns these comparisons first (preference-model pre-training, Bai et al. 2022); pairs whose
-first turn is in HH are left out of them. Prints one JSON line.
+first turn is in HH are left out of them. Trained on both, the model has a head for each set and a gate that reads from
+the prompt which one counts; it is never told the set of a pair it is measured on. Prints one JSON line.
 """
 
 import argparse
@@ -19,16 +20,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tutelage.data.comparisons import ranked_rows
+from tutelage.data.comparisons import comparison_batch, ranked_rows
 from tutelage.evals.reward_model import evaluate
 from tutelage.formats.detect import read_feedback
-from tutelage.model.reward_model import RewardModel, new_reward_model
+from tutelage.model.reward_model import RewardModel, Weighing, new_reward_model
 from tutelage.reward.scorer import Scorer
 from tutelage.stats.dedupe import normalise
 from tutelage.stats.intervals import wilson
 from tutelage.train import reward_model as loop
 from tutelage.train.learner import ComputeConfig, has_fast_bf16
 from tutelage.train.optim import OptimConfig
+from tutelage.train.reward_heads import fit_heads
 from tutelage.types import RankedGroup
 
 # Words and bigrams hashed into 65,536 cells, pairwise logistic regression, on the same folds.
@@ -43,19 +45,22 @@ def fold_of(group: RankedGroup, folds: int) -> int:
     return int(hashlib.sha256(first_turn(group).encode()).hexdigest(), 16) % folds
 
 
-def read(path: Path) -> list[RankedGroup]:
-    return [g for g in read_feedback(path, refused=[]) if isinstance(g, RankedGroup)]
+def read(path: Path, aspect: str = "overall") -> list[RankedGroup]:
+    found = [g for g in read_feedback(path, refused=[]) if isinstance(g, RankedGroup)]
+    return [g.model_copy(update={"aspect": aspect}) for g in found]
 
 
-def fit(model: RewardModel, groups: Sequence[RankedGroup], args: argparse.Namespace, *, lr: float, epochs: int) -> None:
-    cfg = loop.RewardConfig(prompts_per_step=32, epochs=epochs, ties="half")
-    rows, n_long = ranked_rows(groups, model.token_ids)
+def fit(model: RewardModel, groups: Sequence[RankedGroup], args: argparse.Namespace, *, epochs: int) -> None:
+    cfg = loop.RewardConfig(prompts_per_step=32, epochs=epochs, ties="half", head_prior=args.head_prior)
+    rows, n_long = ranked_rows(groups, model.row)
     compute = ComputeConfig(precision="bf16" if has_fast_bf16() else "fp32", microbatch_tokens=4096)
     total = loop.n_steps(cfg, len(rows))
     learner = loop.reward_learner(
-        model, optim=OptimConfig(lr=lr, weight_decay=0.01), compute=compute, total_steps=total
+        model, optim=OptimConfig(lr=args.lr, weight_decay=0.01), compute=compute, total_steps=total
     )
     started = time.monotonic()
+    if cfg.head_prior:
+        fit_heads(cfg, comparison_batch(rows), model, compute)
 
     def log(step: int, row: dict[str, float]) -> None:
         if step % 20 == 0:
@@ -65,15 +70,21 @@ def fit(model: RewardModel, groups: Sequence[RankedGroup], args: argparse.Namesp
     print(f"  {len(rows)} pairs, {n_long} too long, {time.monotonic() - started:.0f} s", file=sys.stderr)
 
 
-def copy_of(model: RewardModel, args: argparse.Namespace) -> RewardModel:
-    fresh = new_reward_model(args.base, "causal", aspects=None, seed=args.seed)
-    fresh.load_state_dict(model.state_dict())
-    return fresh
+def fresh(start: RewardModel, args: argparse.Namespace, aspects: Sequence[str]) -> RewardModel:
+    """Fresh heads on a copy of the backbone; of one aspect, the heads that `start` has."""
+    weigh: Weighing = "prompt" if len(aspects) > 1 else "fixed"
+    equal = {name: 1 / len(aspects) for name in aspects}
+    model = new_reward_model(args.base, "causal", aspects=equal, read=args.read, weigh=weigh, seed=args.seed)
+    if len(aspects) > 1:
+        model.backbone.load_state_dict(start.backbone.state_dict())
+    else:
+        model.load_state_dict(start.state_dict())
+    return model
 
 
 def right(model: RewardModel, groups: Sequence[RankedGroup]) -> tuple[int, int]:
     """Pairs ordered as the people did, of those that fit the window."""
-    usable = [r.group for r in ranked_rows(groups, model.token_ids)[0]]
+    usable = [r.group for r in ranked_rows(groups, model.row)[0]]
     found = evaluate(Scorer([model], precision="bf16" if has_fast_bf16() else "fp32"), usable)
     return round(found.accuracy * found.n), found.n
 
@@ -87,29 +98,31 @@ def main() -> None:
     parser.add_argument("--base", default="bundled")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--run", type=int, default=5, help="how many of the folds to run")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--read", choices=("token", "answer"), default="answer")
+    parser.add_argument("--head-prior", type=float, default=0.7)
+    parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    sets = {"helpful": read(args.helpful), "harmless": read(args.harmless)}
-    start = new_reward_model(args.base, "causal", aspects=None, seed=args.seed)
+    sets = {"helpful": read(args.helpful, "helpful"), "harmless": read(args.harmless, "harmless")}
+    start = new_reward_model(args.base, "causal", aspects=None, read=args.read, seed=args.seed)
     if args.pretrain:
         ours = {normalise(first_turn(g)) for groups in sets.values() for g in groups}
         other = [g for path in args.pretrain for g in read(path) if normalise(first_turn(g)) not in ours]
         random.Random(args.seed).shuffle(other)
-        fit(start, other[: args.pretrain_limit], args, lr=args.lr, epochs=1)
+        fit(start, other[: args.pretrain_limit], args, epochs=1)
     counts = {name: np.zeros(2, dtype=int) for name in BAG_FLOORS}
     for fold in range(args.run):
         train = {k: [g for g in v if fold_of(g, args.folds) != fold] for k, v in sets.items()}
         test = {k: [g for g in v if fold_of(g, args.folds) == fold] for k, v in sets.items()}
         for name in sets:
-            model = copy_of(start, args)
-            fit(model, train[name], args, lr=args.lr, epochs=args.epochs)
+            model = fresh(start, args, [name])
+            fit(model, train[name], args, epochs=args.epochs)
             counts[name] += right(model, test[name])
-        model = copy_of(start, args)
-        fit(model, train["helpful"] + train["harmless"], args, lr=args.lr, epochs=args.epochs)
+        model = fresh(start, args, list(sets))
+        fit(model, train["helpful"] + train["harmless"], args, epochs=args.epochs)
         for name in sets:
             counts[f"both: {name}"] += right(model, test[name])
         print({k: (v[0] / v[1]).round(3) for k, v in counts.items()}, file=sys.stderr)
