@@ -1,6 +1,6 @@
 # `make demo` shows it, `make test` proves it. Both set up .venv by themselves, without root and without a compiler.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check slow gpu screens clean
+.PHONY: help setup demo test lint check slow gpu screens bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,6 +13,7 @@ help:
 	@echo 'make lint    the same without the tests'
 	@echo 'make slow    the slow tests        make gpu    the tests that need a CUDA device'
 	@echo 'make screens docs/screens anew: a picture of every page of the feedback app (needs Chromium)'
+	@echo 'make bench   every benchmark once, briefly (docs/speed.md has the measured figures)'
 	@echo 'make setup   .venv with the versions of constraints.txt (PYTHON=python3.12 chooses another Python)'
 	@echo 'make clean   removes .venv, caches and what was built; runs/ stays'
 
@@ -56,6 +57,9 @@ gpu: $(STAMP)
 
 screens: $(STAMP)
 	TUTELAGE_SCREENS=docs/screens $(BIN)/pytest tests/label/browser/test_screens.py
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/short.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

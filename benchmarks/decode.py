@@ -1,0 +1,135 @@
+"""Decoding speed: useful tokens a second of the rollout engine, of `transformers` generate and of vLLM.
+
+    python benchmarks/decode.py --batch 64                      # equal lengths
+    python benchmarks/decode.py --batch 64 --lengths uniform    # stop lengths uniform in 10..new, slots refilled
+    python benchmarks/decode.py --size 135M --batch 1 --threads 1
+
+A turn is a whole `generate`, prompts included. Prompts are random ids, no end token occurs, and sampling is at
+temperature 1 over the whole vocabulary. Our own line also tells the rate of the decoding steps alone.
+"""
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import machine
+import pairs
+import torch
+from peers.turns import take_turns
+from shapes import SHAPES
+from world import WINDOW, open_world, random_ids
+
+from tutelage.engine.engine import Engine, EngineConfig
+from tutelage.engine.request import Request, SamplingConfig
+from tutelage.engine.scheduler import Running
+from tutelage.model.load import load_causal
+from tutelage.train.learner import has_fast_bf16
+
+SHORTEST = 10  # tokens, where stop lengths are drawn
+
+
+def serve(asked: dict[str, Any]) -> None:
+    """Our side: the engine as a recipe builds it."""
+    torch.set_num_threads(asked["threads"])
+    model, _ = load_causal(asked["model"], device=machine.device())
+    precision = "bf16" if has_fast_bf16() else "fp32"
+    engine = Engine(
+        model,
+        end_id=model.vocabulary,  # none that could be drawn
+        window=WINDOW,
+        config=EngineConfig(slots=asked["batch"]),
+        precision=precision,
+    )
+    lengths, longest = asked["lengths"], max(asked["lengths"])
+
+    def turn(i: int) -> dict[str, float]:
+        requests = [Request(tuple(ids), (1000 * (i + 1) + n,)) for n, ids in enumerate(asked["prompts"])]
+        clock = StepClock(lengths, engine.end_id)
+        engine.generate(requests, SamplingConfig(max_new_tokens=longest), step=clock)
+        machine.synchronise()
+        return {"tokens": sum(lengths), **clock.steps_alone(sum(lengths), len(requests))}
+
+    take_turns(turn, {"what": "tutelage engine", "passes": precision, **machine.versions()})
+
+
+class StepClock:
+    """Ends each sample at its own length, and times the decoding steps behind the first."""
+
+    def __init__(self, lengths: Sequence[int], end_id: int) -> None:
+        self._lengths, self._end_id = lengths, end_id
+        self._are_equal = len(set(lengths)) == 1
+        self._first, self._drawn, self._last = 0.0, 0, 0.0
+
+    def __call__(self, running: Sequence[Running]) -> None:
+        if self._are_equal:
+            now = time.perf_counter()
+            if self._first:
+                self._drawn += len(running)
+            self._first, self._last = self._first or now, now
+            return
+        for sample in running:
+            if len(sample.token_ids) >= self._lengths[sample.i_request]:
+                sample.token_ids[-1] = self._end_id  # as if it had been drawn: the engine frees the slot
+
+    def steps_alone(self, tokens: int, n: int) -> dict[str, float]:
+        """Tokens a second of the steps; only where all run from the first step to the last."""
+        return {"step_tokens_s": self._drawn / (self._last - self._first)} if self._drawn else {}
+
+
+def requests(n: int, prompt: int, new: int, vocabulary: int, lengths: str) -> tuple[list[list[int]], list[int]]:
+    """Prompts of random ids, and how many tokens each is to be given: all `new`, or uniform from SHORTEST on."""
+    source = random.Random(0)
+    stops = [source.randint(min(SHORTEST, new), new) if lengths == "uniform" else new for _ in range(n)]
+    return random_ids(n, prompt, vocabulary, seed=0), stops
+
+
+def main() -> None:
+    p = pairs.arguments(__doc__)
+    p.add_argument("--batch", type=int, default=64)
+    p.add_argument("--prompt", type=int, default=64)
+    p.add_argument("--new", type=int, default=0, help="64, or 128 where stop lengths are drawn")
+    p.add_argument("--lengths", choices=["equal", "uniform"], default="equal")
+    p.add_argument("--dtypes", nargs="*", default=["bfloat16"], help="of the weights of transformers")
+    p.add_argument("--cache", default="dynamic", help="of transformers: dynamic or static")
+    options = pairs.settled(p.parse_args())
+    if options.serve:
+        return serve(json.loads(options.serve))
+    shape, batch, uniform = SHAPES[options.size], options.batch, options.lengths == "uniform"
+    new = options.new or (128 if uniform else 64)
+    n = 2 * batch if uniform else batch
+    prompts, lengths = requests(n, options.prompt, new, shape.vocabulary, options.lengths)
+    task = {"model": str(open_world(options.size).policy), "prompts": prompts, "lengths": lengths, "batch": batch}
+    sides = [pairs.ours("decode.py", options, **task)]
+    for dtype in options.dtypes:
+        sides += pairs.peer(
+            f"transformers {dtype}",
+            options.peer_python,
+            "hf_generate.py",
+            options,
+            dtype=dtype,
+            cache=options.cache,
+            **task,
+        )
+    sides += pairs.peer("vllm", options.vllm_python, "vllm_generate.py", options, **task)
+    pairs.compare(
+        "decode",
+        f"{options.size}, batch {batch}, {options.lengths} lengths",
+        sides,
+        options=options,
+        work="tokens",
+        size=options.size,
+        batch=batch,
+        prompt=options.prompt,
+        new=new,
+        lengths=options.lengths,
+        operations=shape.rollout(n, options.prompt, n, sum(lengths) / n),
+        step_operations_per_token=2 * shape.weights,
+        weight_bytes=shape.decode_bytes(),
+        read_gb_s=round(machine.read_bandwidth(shape.decode_bytes()), 2) if batch == 1 else None,
+    )
+
+
+if __name__ == "__main__":
+    main()

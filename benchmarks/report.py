@@ -1,0 +1,254 @@
+"""Renders what results/*.jsonl holds into docs/speed.md, with the bars it is held against, and its plots.
+
+    python benchmarks/report.py
+
+The newest line of each case counts. A figure below its bar is printed as such.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loglog import draw
+from pairs import read_results
+from shapes import SHAPES
+
+DOCS = Path(__file__).parents[1] / "docs"
+Row = dict[str, Any]
+
+INTRO = """# Speed
+
+Rendered by `python benchmarks/report.py` from `benchmarks/results/`; every line there carries its command, commit,
+date, versions and the probe of the machine. `make bench` runs everything once, briefly, also without the peers;
+[how to install them](../benchmarks/peers/README.md).
+
+How it is measured: project and peer are processes of their own on the same weights and token counts, and take turns
+within one run, as many as the column "pairs" says. Before and after each turn the machine multiplies two matrices; a
+pair beside a rate below 0.9 of the quiet one is dropped and counted. A figure is a ratio of medians, in brackets the
+least and the most of single pairs. The peer runs in its fastest setting found, which is bf16 weights unless the row
+says otherwise. Only useful tokens count. "Share of the matrix rate" divides by the best bf16 rate of square products
+(1024 or 2048) with as many threads, measured in the same run, "share of the memory's rate" by the measured rate of
+reading as many bytes; only products with weight matrices count as work (`benchmarks/shapes.py`), so no share is
+flattered.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number and its bar."""
+
+    number: int
+    what: str
+    bar: str
+    measured: str
+    is_met: bool
+    row: Row
+
+
+def figures(rows: Sequence[Row]) -> list[Figure]:
+    """Every figure that these results of one machine give."""
+    makers: tuple[Callable[[Sequence[Row]], Iterable[Figure]], ...] = (
+        _decode, _batch_one, _matrix_share, _ppo, _sft, _reward, _rloo, _memory, _neighbour,
+    )  # fmt: skip
+    return [figure for make in makers for figure in make(rows)]
+
+
+def latest(rows: Iterable[Row], bench: str, **wanted: Any) -> Row | None:
+    """The newest line of a bench with these values."""
+    found = [r for r in rows if r["bench"] == bench and all(k in r and r[k] == v for k, v in wanted.items())]
+    return found[-1] if found else None
+
+
+def fastest(row: Row, family: str) -> str | None:
+    """The peer whose name begins so and whose rate is the highest."""
+    names = [n for n in row["sides"] if n.startswith(family)]
+    return max(names, key=lambda n: row["sides"][n]["rate"]["median"]) if names else None
+
+
+def at_least(number: int, what: str, row: Row, peer: str | None, bar: float) -> list[Figure]:
+    """The ratio to a peer; nothing where it did not run or no pair was quiet."""
+    if peer is None or "ratios" not in row or peer not in row["ratios"]:
+        return []
+    r = row["ratios"][peer]
+    text = f"{r['median']:.2f}× ({r['low']:.2f} to {r['high']:.2f})"
+    return [Figure(number, f"{what}, against {peer}", f"≥ {bar:g}×", text, r["median"] >= bar, row)]
+
+
+def peak(row: Row) -> float:
+    """Measured bf16 matrix rate, in operations a second."""
+    return float(row["peak"]) * 1e9
+
+
+def _decode(rows: Sequence[Row]) -> Iterable[Figure]:
+    for number, lengths, what, bars in (
+        (1, "equal", "decode, batch 64", (9, 3.5)),
+        (2, "uniform", "decode, batch 64, stops uniform 10 to 128", (14, 3.3)),
+    ):
+        row = latest(rows, "decode", size="10M", batch=64, lengths=lengths, threads=2)
+        if row:
+            for family, bar in zip(("transformers", "vllm"), bars, strict=True):
+                yield from at_least(number, what, row, fastest(row, family), bar)
+
+
+def _batch_one(rows: Sequence[Row]) -> Iterable[Figure]:
+    for size in ("60M", "135M"):
+        for threads, bar in ((1, 0.9), (2, 0.8)):
+            row = latest(rows, "decode", size=size, batch=1, threads=threads)
+            if row:
+                share = row["sides"]["tutelage"]["step_tokens_s"] * row["weight_bytes"] / 1e9 / row["read_gb_s"]
+                what = f"decode, batch 1, {size}, {threads} thread{'s' * (threads > 1)}: share of the memory's rate"
+                yield Figure(3, what, f"≥ {bar:.0%}", f"{share:.0%}", share >= bar, row)
+
+
+def _matrix_share(rows: Sequence[Row]) -> Iterable[Figure]:
+    for batch, threads in ((16, 1), (64, 1), (16, 2), (64, 2), (256, 2)):
+        row = latest(rows, "decode", size="10M", batch=batch, lengths="equal", threads=threads)
+        if row:
+            mine = row["sides"]["tutelage"]
+            steps = mine["step_tokens_s"] * row["step_operations_per_token"] / peak(row)
+            whole = row["operations"] / mine["seconds"] / peak(row)
+            what = f"decoding steps, batch {batch}, {threads} thread{'s' * (threads > 1)}: share of the matrix rate"
+            yield Figure(4, what, "≥ 65%", f"{steps:.0%} (prompts included {whole:.0%})", steps >= 0.65, row)
+
+
+def _ppo(rows: Sequence[Row]) -> Iterable[Figure]:
+    row = latest(rows, "ppo", size="10M", prompts=64)
+    if row:
+        yield from at_least(5, "PPO iteration, batch 64", row, _named(row, "bfloat16 weights"), 3.3)
+        full = [n for n in row["sides"] if "float32 weights" in n and "bfloat16" not in n]
+        for name in full:
+            yield from at_least(5, "PPO iteration, batch 64", row, name, 6)
+        times = row["sides"]["tutelage"]["seconds"] * peak(row) / row["operations"]
+        yield Figure(5, "PPO iteration, multiple of the bf16 floor", "≤ 1.4×", f"{times:.2f}×", times <= 1.4, row)
+
+
+def _named(row: Row, part: str) -> str | None:
+    return next((n for n in row["sides"] if part in n), None)
+
+
+def _sft(rows: Sequence[Row]) -> Iterable[Figure]:
+    row = latest(rows, "sft", size="10M", batch=32)
+    if row:
+        yield from at_least(6, "SFT, documents of 32 to 224 tokens", row, fastest(row, "SFTTrainer"), 5)
+        share = row["sides"]["tutelage"]["rate"]["median"] * row["operations_per_token"] / peak(row)
+        yield Figure(6, "SFT, share of the matrix rate (MFU)", "≥ 55%", f"{share:.0%}", share >= 0.55, row)
+
+
+def _reward(rows: Sequence[Row]) -> Iterable[Figure]:
+    for k in (4, 9):
+        row = latest(rows, "reward", size="10M", k=k)
+        if row:
+            what = f"reward model, rankings of {k}, per comparison"
+            yield from at_least(7, what, row, fastest(row, "RewardTrainer"), 4)
+
+
+def _rloo(rows: Sequence[Row]) -> Iterable[Figure]:
+    row = latest(rows, "rloo", size="10M", prompts=8, k=8)
+    if row:
+        for family in ("RLOOTrainer", "GRPOTrainer"):
+            yield from at_least(8, "RLOO iteration, 8 prompts of 8", row, fastest(row, family), 4.5)
+
+
+def _memory(rows: Sequence[Row]) -> Iterable[Figure]:
+    row = latest(rows, "memory", size="10M", prompts=64)
+    if row:
+        for name, bar in (("PPOTrainer, bfloat16 weights", 0.45),):
+            if name in row["ratios"]:
+                share, peaks = row["ratios"][name], row["sides"]
+                text = f"{share:.2f}× ({peaks['tutelage']['peak_gb']:.2f} of {peaks[name]['peak_gb']:.2f} GiB)"
+                yield Figure(9, f"peak memory of PPO, against {name}", f"≤ {bar}×", text, share <= bar, row)
+
+
+def _neighbour(rows: Sequence[Row]) -> Iterable[Figure]:
+    for task in ("decode", "sft", "ppo"):
+        row = latest(rows, "neighbour", task=task)
+        if row:
+            what = f"{task}, two threads beside a busy neighbour"
+            yield from at_least(10, what, row, "one thread, quiet", 0.9)
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rule = "|" + "---|" * len(head)
+    return "\n".join(["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
+
+
+def summary(found: Sequence[Figure]) -> str:
+    return table(
+        ("#", "figure", "measured", "bar", "", "pairs (dropped)", "date, commit"),
+        (
+            (
+                str(f.number), f.what, f.measured, f.bar, "met" if f.is_met else "**not met**",
+                f"{f.row['pairs']} ({f.row['dropped']})" if "pairs" in f.row else "",
+                f"{f.row['date']}, {f.row['commit']}",
+            )
+            for f in found
+        ),
+    )  # fmt: skip
+
+
+def rates(rows: Sequence[Row]) -> str:
+    """Every side of every comparison: its rate, seconds of a turn and peak memory."""
+    newest = {(r["bench"], r["case"], r["threads"]): r for r in rows if "sides" in r and r["bench"] != "memory"}
+    lines = []
+    for (bench, case, threads), row in newest.items():
+        for name, side in row["sides"].items():
+            r = side["rate"]
+            lines.append(
+                (
+                    f"{bench}: {case}", str(threads), name, f"{r['median']:,.0f} ({r['low']:,.0f} to {r['high']:,.0f})",
+                    row["unit"], f"{side['seconds']:.3g}", f"{side['peak_gb']:.2f}", side["settings"]["what"],
+                )
+            )  # fmt: skip
+    return table(("case", "threads", "side", "rate", "unit", "s a turn", "peak GiB", "release"), lines)
+
+
+def scaling(rows: Sequence[Row], folder: Path) -> str:
+    """One plot an axis, and its steps in numbers."""
+    newest = {r["case"]: r for r in rows if r["bench"] == "scaling"}
+    parts = []
+    for axis, row in newest.items():
+        points = row["points"]
+        first = points[0]
+        measured = [(p["x"], p["seconds"]) for p in points]
+        guide = [(p["x"], first["seconds"] * p["operations"] / first["operations"]) for p in points]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{axis}.svg").write_text(draw(f"{axis}", row["x"], "seconds", measured, guide), encoding="utf-8")
+        steps = ", ".join(f"{e:g}" for e in row["exponents"])
+        over = "; above 1.1: step " + ", ".join(str(i + 1) for i in row["superlinear"]) if row["superlinear"] else ""
+        cause = f" {CAUSES[axis]}" if row["superlinear"] and axis in CAUSES else ""
+        parts.append(f"![{axis}](speed/{axis}.svg)\n\nExponents of the steps: {steps}{over}.{cause}\n")
+    return "\n".join(parts)
+
+
+# Why a step costs more than its work, where one does.
+CAUSES: dict[str, str] = {}
+
+
+def page(rows: Sequence[Row], folder: Path) -> str:
+    """One part a machine, the newest first."""
+    machines = {(r["device"], r["cpu"], r["cores"]): r for r in rows}
+    parts = [INTRO]
+    for key, row in reversed(machines.items()):
+        own = [r for r in rows if (r["device"], r["cpu"], r["cores"]) == key]
+        name = row["cpu"] if row["device"] == "cpu" else f"{row['device']} with {row['cpu']}"
+        parts += [f"## {name}, {row['cores']} cores\n", summary(figures(own))]
+        parts += ["### Rates\n", rates(own)]
+        if plots := scaling(own, folder):
+            text = "Seconds of one turn; dashed: if cost grew as the work does, which is an exponent of 1.\n"
+            parts += ["### Cost against size\n", text, plots]
+    shapes = ", ".join(f"{name} {s.weights / 1e6:,.1f} M weights" for name, s in SHAPES.items())
+    return "\n".join([*parts, f"Shapes: {shapes} (`benchmarks/shapes.py`).\n"])
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", type=Path, default=DOCS, help="folder of speed.md")
+    out = p.parse_args().out
+    (out / "speed.md").write_text(page(read_results(), out / "speed"), encoding="utf-8")
+    print(f"{out / 'speed.md'} written")
+
+
+if __name__ == "__main__":
+    main()
