@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tutelage.store.assignments import answer, answer_mark
+from tutelage.store.completions import add_completions
 from tutelage.store.db import open_store
 from tutelage.store.feedback import record
 from tutelage.store.offers import offer
@@ -127,8 +128,6 @@ def test_nobody_ranks_a_prompt_that_she_answered_herself(table):
     made = table.task(project, "x")
     table.task(project, "x", "compare")
     own = Completion(prompt_id=made.prompt.id, text="my own", origin="human")
-    from tutelage.store.completions import add_completions
-
     add_completions(table.store, [own])
     given = DemonstrationGiven(completion_id=own.id)
     record(table.store, Feedback(labeler="a", prompt_id=made.prompt.id, judgement=given, idempotency_key="k"))
@@ -275,3 +274,38 @@ def test_a_check_is_not_asked_again_as_a_repeat(table):
     table.give(held, "key-0001")
     table.clock.forward(DAY)
     assert all(offer(table.store, project, "a", rng=draw) is None for _ in range(20))
+
+
+def test_the_candidates_are_counted_as_one_by_one(table):
+    """The chance of a blind choice is one in as many tasks as she could be given: counted here without an index."""
+    draw, project = random.Random(11), table.project(overlap=1)
+    made = table.tasks(project, [f"t{i}" for i in range(12)], overlap=2)
+    table.tasks(project, [f"t{i}" for i in range(0, 12, 3)], "compare", overlap=1)
+    for i, name in ((0, "a"), (5, "a"), (5, "b")):  # texts of their own
+        own = Completion(prompt_id=made[i].prompt.id, text=f"{name} wrote it", origin="human")
+        add_completions(table.store, [own])
+        given = DemonstrationGiven(completion_id=own.id)
+        said = Feedback(
+            labeler=name, prompt_id=made[i].prompt.id, judgement=given, idempotency_key=f"own-{name}-{i:04d}"
+        )
+        record(table.store, said)
+    close_tasks(table.store, project.id, [4], state="closed")
+    seen: dict[str, set[int]] = {name: set() for name in "abc"}
+    own_prompts = {"a": {made[0].prompt.id, made[5].prompt.id}, "b": {made[5].prompt.id}, "c": set()}
+    for step in range(40):
+        who = draw.choice("abc")
+        tasks = [t for t, _ in list_tasks(table.store, project.id)]
+        free = [
+            t
+            for t in tasks
+            if t.state == "open" and t.slots > 0 and t.id not in seen[who] and t.prompt_id not in own_prompts[who]
+        ]
+        held = offer(table.store, project, who, rng=draw)
+        if held is None:
+            assert not free
+            continue
+        assert held.task.id in {t.id for t in free}
+        assert held.probability == pytest.approx(1 / sum(t.kind == held.task.kind for t in free))
+        seen[who].add(held.task.id)
+        table.give(held, f"key-{step:05d}")
+    assert sum(map(len, seen.values())) > 15

@@ -23,7 +23,6 @@ from tutelage.store.projects import (
     members,
     projects,
     publish_guideline,
-    role_in,
     roles_of,
 )
 
@@ -101,7 +100,7 @@ def test_a_member_has_one_role_in_a_project_and_none_in_another(store):
     who = create_account(store, "w@example.org")
     add_member(store, a.id, who.id, "labeller")
     add_member(store, a.id, who.id, "reviewer")
-    assert role_in(store, a.id, who.id) == ("reviewer", "active") and role_in(store, b.id, who.id) is None
+    assert roles_of(store, who.id) == {a.id: ("reviewer", "active")} and b.id != a.id
     assert roles_of(store, who.id) == {a.id: ("reviewer", "active")}
     (member,) = members(store, a.id)
     assert (member.pseudonym, member.email, member.account_id) == (who.pseudonym, "w@example.org", who.id)
@@ -112,11 +111,11 @@ def test_a_state_is_changed_and_joining_again_lets_in_again(store):
     a, who = create_project(store, "A"), create_account(store, "w@example.org")
     add_member(store, a.id, who.id, "labeller")
     change_member(store, a.id, who.id, state="removed")
-    assert role_in(store, a.id, who.id) == ("labeller", "removed")
+    assert roles_of(store, who.id)[a.id] == ("labeller", "removed")
     with pytest.raises(StoreError, match="not in this project"):
         change_member(store, a.id, who.id + 1, state="paused")
     add_member(store, a.id, who.id, "labeller")
-    assert role_in(store, a.id, who.id) == ("labeller", "active")
+    assert roles_of(store, who.id)[a.id] == ("labeller", "active")
 
 
 # Invitations.
@@ -127,7 +126,7 @@ def test_an_invitation_is_used_once(store):
     token = invite(store, project.id, "reviewer", seconds=60)
     assert look_up_invite(store, token) == (project.id, "reviewer") and look_up_invite(store, token + "x") is None
     number = accept_invite(store, token, email="n@example.org", password_hash="h")
-    assert role_in(store, project.id, number) == ("reviewer", "active") and look_up_invite(store, token) is None
+    assert roles_of(store, number)[project.id] == ("reviewer", "active") and look_up_invite(store, token) is None
     with pytest.raises(StoreError, match="used already or has run out"):
         accept_invite(store, token, email="m@example.org")
     assert account_by_email(store, "m@example.org") is None

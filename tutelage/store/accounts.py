@@ -107,7 +107,7 @@ _WITH_NAME = sa.select(account, schema.labeler.c.pseudonym).join(
 )
 
 
-def _row(row: sa.Row[Any]) -> Account:
+def account_row(row: sa.Row[Any]) -> Account:
     return Account(
         id=row.id,
         email=row.email,
@@ -140,7 +140,7 @@ def account_by_oidc(store: Store, subject: str) -> Account | None:
 def _one(store: Store, wanted: sa.ColumnElement[bool]) -> Account | None:
     with store.read() as conn:
         row = conn.execute(_WITH_NAME.where(wanted)).first()
-    return _row(row) if row else None
+    return account_row(row) if row else None
 
 
 def has_owner(store: Store) -> bool:
@@ -211,15 +211,21 @@ def open_session(store: Store, number: int, *, seconds: float) -> str:
     return token
 
 
+def of_session() -> sa.Select[Any]:
+    """The account of the session `:token` that still holds at `:now`."""
+    table = desk_schema.session
+    return _WITH_NAME.join(table, table.c.account_id == account.c.id).where(
+        table.c.token_hash == sa.bindparam("token"),
+        table.c.expires_at > sa.bindparam("now"),
+        account.c.state == "active",
+    )
+
+
 def session_account(store: Store, token: str) -> Account | None:
     """Whose session this is; None when it has run out, was closed, or the account was closed."""
-    table = desk_schema.session
-    query = _WITH_NAME.join(table, table.c.account_id == account.c.id).where(
-        table.c.token_hash == token_hash(token), table.c.expires_at > store.seconds(), account.c.state == "active"
-    )
     with store.read() as conn:
-        row = conn.execute(query).first()
-    return _row(row) if row else None
+        row = conn.execute(of_session(), {"token": token_hash(token), "now": store.seconds()}).first()
+    return account_row(row) if row else None
 
 
 def close_session(store: Store, token: str) -> None:

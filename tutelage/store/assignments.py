@@ -69,6 +69,38 @@ def held_row(row: sa.Row[Any], of: Task) -> Held:
     )
 
 
+# The statements of what every labeler does all day stand ready: to put one together takes longer than to run it.
+
+_BY_NUMBER = sa.select(assignment).where(assignment.c.id == sa.bindparam("number"))
+_CHANGE = sa.update(assignment).where(assignment.c.id == sa.bindparam("number"))
+_TASK = sa.select(task).where(task.c.id == sa.bindparam("number"))
+_MORE_SLOTS = (
+    sa.update(task).where(task.c.id == sa.bindparam("number")).values(slots=task.c.slots + sa.bindparam("more"))
+)
+_OF_TASK = sa.select(assignment.c.id, assignment.c.state).where(
+    assignment.c.task_id == sa.bindparam("task"),
+    assignment.c.labeler == sa.bindparam("labeler"),
+    assignment.c.repeat == sa.bindparam("repeat"),
+)
+_OVER = (
+    sa.select(assignment.c.id, assignment.c.task_id, assignment.c.repeat)
+    .where(assignment.c.state == "leased", assignment.c.lease_until < sa.bindparam("now"))
+    .limit(500)
+)
+_IN_HAND = (
+    sa.select(assignment)
+    .join(task, task.c.id == assignment.c.task_id)
+    .where(
+        assignment.c.labeler == sa.bindparam("labeler"),
+        assignment.c.state == "leased",
+        task.c.project_id == sa.bindparam("project"),
+    )
+    .order_by(assignment.c.offered_at, assignment.c.id)
+)
+_DRAFT_GONE = sa.delete(draft).where(draft.c.assignment_id == sa.bindparam("number"))
+_DRAFTS = sa.select(draft).where(draft.c.assignment_id.in_(sa.bindparam("ids", expanding=True)))
+
+
 def lease(
     conn: Connection,
     of: Task,
@@ -86,62 +118,56 @@ def lease(
         "state": "leased", "lease_until": now + seconds, "offered_at": now, "shown": cards, "policy": policy,
         "probability": probability, "is_late": 0,
     }  # fmt: skip
-    old = conn.execute(
-        sa.select(assignment.c.id, assignment.c.state).where(
-            assignment.c.task_id == of.id, assignment.c.labeler == labeler, assignment.c.repeat == repeat
-        )
-    ).first()
+    old = conn.execute(_OF_TASK, {"task": of.id, "labeler": labeler, "repeat": repeat}).first()
     if old is None:
         number = secrets.token_hex(12)
-        conn.execute(sa.insert(assignment).values(id=number, task_id=of.id, labeler=labeler, repeat=repeat, **values))
+        conn.execute(
+            sa.insert(assignment), {"id": number, "task_id": of.id, "labeler": labeler, "repeat": repeat, **values}
+        )
     else:
         assert old.state == "expired", f"assignment {old.id} is {old.state}; only an expired one is leased again"
         number = old.id
-        conn.execute(sa.update(assignment).where(assignment.c.id == number).values(**values))
+        conn.execute(_CHANGE, {"number": number, **values})
     if repeat == 0:
-        conn.execute(sa.update(task).where(task.c.id == of.id).values(slots=task.c.slots - 1))
-    return held_row(conn.execute(sa.select(assignment).where(assignment.c.id == number)).one(), of)
+        conn.execute(_MORE_SLOTS, {"number": of.id, "more": -1})
+    return Held(
+        number, of, labeler, "leased", cards, now + seconds, now, None, repeat, policy, probability, False, None, None
+    )
 
 
 def expire(conn: Connection, now: float) -> int:
     """Takes back every lease that has run out, so that others can have the task."""
-    over = conn.execute(
-        sa.select(assignment.c.id, assignment.c.task_id, assignment.c.repeat)
-        .where(assignment.c.state == "leased", assignment.c.lease_until < now)
-        .limit(500)
-    ).all()
+    over = conn.execute(_OVER, {"now": now}).all()
     for row in over:
-        conn.execute(sa.update(assignment).where(assignment.c.id == row.id).values(state="expired"))
+        conn.execute(_CHANGE, {"number": row.id, "state": "expired"})
         if row.repeat == 0:
-            conn.execute(sa.update(task).where(task.c.id == row.task_id).values(slots=task.c.slots + 1))
+            conn.execute(_MORE_SLOTS, {"number": row.task_id, "more": 1})
     return len(over)
+
+
+def hold_until(conn: Connection, number: str, until: float) -> None:
+    conn.execute(_CHANGE, {"number": number, "lease_until": until})
 
 
 def held_by(conn: Connection, project_id: int, labeler: str) -> list[Held]:
     """What somebody holds now, oldest first."""
-    query = (
-        sa.select(assignment)
-        .join(task, task.c.id == assignment.c.task_id)
-        .where(assignment.c.labeler == labeler, assignment.c.state == "leased", task.c.project_id == project_id)
-        .order_by(assignment.c.offered_at, assignment.c.id)
-    )
-    rows = conn.execute(query).all()
+    rows = conn.execute(_IN_HAND, {"labeler": labeler, "project": project_id}).all()
     return [held_row(row, _task_of(conn, row.task_id)) for row in rows]
 
 
 def _task_of(conn: Connection, number: int) -> Task:
-    return task_row(conn.execute(sa.select(task).where(task.c.id == number)).one())
+    return task_row(conn.execute(_TASK, {"number": number}).one())
 
 
 def find_held(store: Store, project_id: int, labeler: str, number: str) -> Held | None:
     """An assignment of this labeler in this project; None for anybody else's."""
     with store.read() as conn:
-        return _find(conn, project_id, labeler, number)
+        return find_within(conn, project_id, labeler, number)
 
 
-def _find(conn: Connection, project_id: int, labeler: str, number: str) -> Held | None:
-    row = conn.execute(sa.select(assignment).where(assignment.c.id == number, assignment.c.labeler == labeler)).first()
-    if row is None:
+def find_within(conn: Connection, project_id: int, labeler: str, number: str) -> Held | None:
+    row = conn.execute(_BY_NUMBER, {"number": number}).first()
+    if row is None or row.labeler != labeler:
         return None
     of = _task_of(conn, row.task_id)
     return held_row(row, of) if of.project_id == project_id else None
@@ -150,31 +176,33 @@ def _find(conn: Connection, project_id: int, labeler: str, number: str) -> Held 
 def renew(store: Store, project_id: int, labeler: str, number: str, *, seconds: float) -> bool:
     """Holds a task for longer. False when it is held no more."""
     with store.write(durable=False) as conn:
-        found = _find(conn, project_id, labeler, number)
+        found = find_within(conn, project_id, labeler, number)
         if found is None or found.state != "leased":
             return False
-        until = store.seconds() + seconds
-        conn.execute(sa.update(assignment).where(assignment.c.id == number).values(lease_until=until))
+        hold_until(conn, number, store.seconds() + seconds)
     return True
 
 
 def save_draft(store: Store, project_id: int, labeler: str, number: str, body: dict[str, Any]) -> None:
     """Keeps unfinished work. Raises ConflictError when the task was answered meanwhile."""
     with store.write(durable=False) as conn:
-        found = _find(conn, project_id, labeler, number)
+        found = find_within(conn, project_id, labeler, number)
         if found is None:
             raise StoreError("there is no such task in your hands.")
         if found.state in ("answered", "skipped"):
             raise ConflictError("this task was answered already, in another window perhaps.")
-        conn.execute(sa.delete(draft).where(draft.c.assignment_id == number))
-        conn.execute(sa.insert(draft).values(assignment_id=number, body=body, saved_at=store.seconds()))
+        conn.execute(_DRAFT_GONE, {"number": number})
+        conn.execute(sa.insert(draft), {"assignment_id": number, "body": body, "saved_at": store.seconds()})
 
 
 def drafts(store: Store, ids: Collection[str]) -> dict[str, dict[str, Any]]:
     """Unfinished work by assignment."""
     with store.read() as conn:
-        rows = conn.execute(sa.select(draft).where(draft.c.assignment_id.in_(list(ids))))
-        return {row.assignment_id: row.body for row in rows}
+        return drafts_within(conn, ids)
+
+
+def drafts_within(conn: Connection, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    return {row.assignment_id: row.body for row in conn.execute(_DRAFTS, {"ids": list(ids)})}
 
 
 def answer_mark(key: str, body: str) -> str:
@@ -199,7 +227,7 @@ def answer(
     score    of a check
     """
     with store.write() as conn:
-        row = conn.execute(sa.select(assignment).where(assignment.c.id == held.id)).one()
+        row = conn.execute(_BY_NUMBER, {"number": held.id}).one()
         if row.state in ("answered", "skipped"):
             if row.answer_key == mark:
                 return _stored(conn, held, mark)
@@ -208,15 +236,12 @@ def answer(
             add_within(conn, written)
         stored = record_within(conn, store.now(), feedbacks)
         is_late = row.state == "expired"
-        conn.execute(
-            sa.update(assignment)
-            .where(assignment.c.id == held.id)
-            .values(state=state, answered_at=store.seconds(), is_late=int(is_late), score=score, answer_key=mark)
-        )
+        closed = {"state": state, "answered_at": store.seconds(), "is_late": int(is_late), "answer_key": mark}
+        conn.execute(_CHANGE, {"number": held.id, "score": score, **closed})
         slots = (-1 if is_late else 0) + (1 if state == "skipped" else 0)  # a skipped task is wanted from another
         if slots and held.repeat == 0:
-            conn.execute(sa.update(task).where(task.c.id == held.task.id).values(slots=task.c.slots + slots))
-        conn.execute(sa.delete(draft).where(draft.c.assignment_id == held.id))
+            conn.execute(_MORE_SLOTS, {"number": held.task.id, "more": slots})
+        conn.execute(_DRAFT_GONE, {"number": held.id})
     return stored
 
 

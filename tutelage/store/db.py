@@ -23,7 +23,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from tutelage.errors import BusyError, DiskError, StoreError
 
@@ -227,7 +227,7 @@ def _open_sqlite(url: sa.URL, clock: Callable[[], datetime]) -> Store:
     return Store(engine, str(path), gate=gate, clock=clock)
 
 
-def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
+def _on_connect(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # the driver opens no transaction of its own; _on_begin does
     for pragma in (
         "journal_mode=WAL",
@@ -238,6 +238,7 @@ def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
         "recursive_triggers=ON",  # else INSERT OR REPLACE deletes a fact without waking its trigger
     ):
         connection.execute(f"PRAGMA {pragma}")
+    record.info["synchronous"] = "FULL"
 
 
 def _on_begin(conn: Connection) -> None:
@@ -246,7 +247,10 @@ def _on_begin(conn: Connection) -> None:
         conn.exec_driver_sql("BEGIN")
         return
     # FULL writes the log to the disk at each commit, with all that earlier commits of NORMAL left in it.
-    conn.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('tutelage_durable') else 'NORMAL'}")
+    level = "FULL" if options.get("tutelage_durable") else "NORMAL"
+    if conn.info["synchronous"] != level:
+        conn.exec_driver_sql(f"PRAGMA synchronous={level}")
+        conn.info["synchronous"] = level
     # A deferred transaction that turns to writing fails at once when another writes, whatever the timeout.
     conn.exec_driver_sql("BEGIN IMMEDIATE")
 

@@ -3,7 +3,7 @@
 Times that are compared are seconds since 1970 by the store's clock; times that are only read are ISO 8601 UTC.
 """
 
-from sqlalchemy import Column, Double, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+from sqlalchemy import Column, Double, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint, text
 
 from tutelage.store.schema import Json, metadata
 
@@ -73,6 +73,9 @@ token = Table(
     Column("revoked_at", String, nullable=True),
 )
 
+WANTED = text("state = 'open' AND slots > 0")  # a query uses such an index when it says the same, in these words
+_OFFERED = ("project_id", "kind", "is_check")
+
 task = Table(
     "task",
     metadata,
@@ -81,7 +84,7 @@ task = Table(
     Column("project_id", Integer, ForeignKey("project.id"), nullable=False),
     Column("kind", String, nullable=False),
     Column("source", String, nullable=False, index=True),  # of the judgements that it brings
-    Column("prompt_id", String, ForeignKey("prompt.id"), nullable=False),
+    Column("prompt_id", String, ForeignKey("prompt.id"), nullable=False, index=True),
     Column("completions", Json, nullable=False),  # ids
     Column("slots", Integer, nullable=False),  # judgements that are still wanted and that nobody holds
     Column("overlap", Integer, nullable=False),  # people who shall judge it
@@ -92,8 +95,8 @@ task = Table(
     Column("is_check", Integer, nullable=False),  # gold or practice: served by rules of their own
     Column("state", String, nullable=False),  # open, closed
     Column("created_at", String, nullable=False),
-    Index("ix_task_open_place", "project_id", "state", "kind", "is_check", "place"),
-    Index("ix_task_open_priority", "project_id", "state", "kind", "is_check", "priority"),
+    Index("ix_task_wanted_place", *_OFFERED, "place", sqlite_where=WANTED, postgresql_where=WANTED),
+    Index("ix_task_wanted_priority", *_OFFERED, "priority", sqlite_where=WANTED, postgresql_where=WANTED),
     Index("ix_task_progress", "project_id", "is_check", "source", "kind", "overlap"),
 )
 

@@ -175,26 +175,33 @@ def completions_named(judgement: Judgement) -> tuple[str, ...]:
             return (judgement.completion_id,)
 
 
+# The statements stand ready: to put one together takes longer than to run it, and each answer runs them.
+_EACH: sa.BindParameter[Any] = sa.bindparam("each", expanding=True)
+_LABELERS = sa.select(schema.labeler.c.pseudonym).where(schema.labeler.c.pseudonym.in_(_EACH))
+_PROMPTS = sa.select(schema.prompt.c.id, schema.prompt.c.source).where(schema.prompt.c.id.in_(_EACH))
+_COMPLETIONS = sa.select(schema.completion.c.id, schema.completion.c.prompt_id, schema.completion.c.parent).where(
+    schema.completion.c.id.in_(_EACH)
+)
+_BY_KEY = sa.select(event).where(event.c.idempotency_key.in_(_EACH))
+_BY_SEQ = sa.select(event).where(event.c.seq.in_(_EACH))
+_HEIRS = sa.select(event).where(event.c.supersedes.in_(_EACH))
+
+
 def _look_up(conn: Connection, feedbacks: Sequence[Feedback]) -> _Known:
     known = _Known(set(), {}, {}, {}, {}, {})
-    labeler, prompt, completion = schema.labeler.c, schema.prompt.c, schema.completion.c
     for part in chunks({f.labeler for f in feedbacks}):
-        known.labelers |= set(conn.scalars(sa.select(labeler.pseudonym).where(labeler.pseudonym.in_(part))))
+        known.labelers |= set(conn.scalars(_LABELERS, {"each": part}))
     for part in chunks({f.prompt_id for f in feedbacks}):
-        found = conn.execute(sa.select(prompt.id, prompt.source).where(prompt.id.in_(part)))
-        known.source_of |= {r.id: r.source for r in found}
+        known.source_of |= {r.id: r.source for r in conn.execute(_PROMPTS, {"each": part})}
     for part in chunks({i for f in feedbacks for i in (*completions_named(f.judgement), *f.shown)}):
-        found = conn.execute(
-            sa.select(completion.id, completion.prompt_id, completion.parent).where(completion.id.in_(part))
-        )
-        known.completion |= {r.id: (r.prompt_id, r.parent) for r in found}
+        known.completion |= {r.id: (r.prompt_id, r.parent) for r in conn.execute(_COMPLETIONS, {"each": part})}
     for part in chunks({f.idempotency_key for f in feedbacks} | _decided_keys(feedbacks)):
-        for row in conn.execute(sa.select(event).where(event.c.idempotency_key.in_(part))):
+        for row in conn.execute(_BY_KEY, {"each": part}):
             known.by_key[row.idempotency_key] = (row.body_sha, stored_row(row))
     for seqs in chunks({f.supersedes for f in feedbacks if f.supersedes is not None}):
-        for row in conn.execute(sa.select(event).where(event.c.seq.in_(seqs))):
+        for row in conn.execute(_BY_SEQ, {"each": seqs}):
             known.author_of[row.seq] = (row.labeler, row.prompt_id)
-        for row in conn.execute(sa.select(event).where(event.c.supersedes.in_(seqs))):
+        for row in conn.execute(_HEIRS, {"each": seqs}):
             known.heir_of[row.supersedes] = row.seq
     return known
 
@@ -267,8 +274,11 @@ def stored_row(row: sa.Row[Any]) -> StoredFeedback:
     return StoredFeedback(seq=row.seq, at=row.at, hash=row.hash, feedback=Feedback.model_validate_json(row.payload))
 
 
+_NEWEST = sa.select(event.c.seq, event.c.hash).order_by(event.c.seq.desc()).limit(1)
+
+
 def _head(conn: Connection) -> Head:
-    row = conn.execute(sa.select(event.c.seq, event.c.hash).order_by(event.c.seq.desc()).limit(1)).first()
+    row = conn.execute(_NEWEST).first()
     return Head(row.seq, row.hash) if row else Head(0, "")
 
 

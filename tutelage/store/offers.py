@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from tutelage.errors import ConflictError
 from tutelage.store import desk_schema, schema
-from tutelage.store.assignments import MAX_HELD, Cards, Held, expire, held_by, lease
+from tutelage.store.assignments import MAX_HELD, Cards, Held, expire, held_by, hold_until, lease
 from tutelage.store.db import Store
 from tutelage.store.projects import Project, TaskKind
 from tutelage.store.tasks import Task, task_row
@@ -45,7 +45,7 @@ def offer(
         held = held_by(conn, project.id, labeler)
         for one in held:
             if one.id not in have and (kinds is None or one.task.kind in kinds):
-                conn.execute(sa.update(assignment).where(assignment.c.id == one.id).values(lease_until=now + seconds))
+                hold_until(conn, one.id, now + seconds)
                 return one
         if len(held) >= MAX_HELD:
             raise ConflictError(f"{len(held)} tasks are in your hands already. Answer or skip one first.")
@@ -72,17 +72,18 @@ def _choose(
 ) -> Choice | None:
     settings = project.settings
     weight = {k: w for k, w in settings.mix.items() if w > 0 and (kinds is None or k in kinds)}
-    practice = _blind(conn, project.id, labeler, tuple(weight), 2, draw)
+    has_checks = conn.execute(_ANY_CHECK, {"project": project.id}).first() is not None
+    practice = _blind(conn, project.id, labeler, tuple(weight), 2, draw) if has_checks else None
     if practice is not None:
-        return practice[0], "practice", 1.0, 0
+        return practice, "practice", 1.0, 0
     if draw.random() < settings.repeat_share:
         again = _repeat(conn, project, labeler, draw, now)
         if again is not None:
             return again, "repeat", settings.repeat_share, 1
-    if draw.random() < settings.gold_share:
+    if draw.random() < settings.gold_share and has_checks:
         check = _blind(conn, project.id, labeler, tuple(weight), 1, draw)
         if check is not None:
-            return check[0], "check", settings.gold_share * check[1], 0
+            return check, "check", settings.gold_share, 0
     while weight:
         kind = draw.choices(list(weight), list(weight.values()))[0]
         found = _of_kind(conn, project, labeler, kind, draw)
@@ -94,50 +95,83 @@ def _choose(
 
 def _of_kind(conn: Connection, project: Project, labeler: str, kind: TaskKind, draw: random.Random) -> Choice | None:
     share = project.settings.random_share
-    best = _first(conn, project.id, labeler, kind)
+    best, n = _first(conn, project.id, labeler, kind)
     if best is None:
         return None
-    n = _candidates(conn, project.id, labeler, kind)
-    if best.priority <= 0:
-        found = _blind(conn, project.id, labeler, (kind,), 0, draw)
-        return (found[0], "random", 1 / n, 0) if found else None
-    if draw.random() >= share:
+    if best.priority > 0 and draw.random() >= share:
         return best, "priority", 1 - share + share / n, 0
     found = _blind(conn, project.id, labeler, (kind,), 0, draw)
     assert found is not None, "there was a candidate a moment ago, and writers come one at a time"
-    return found[0], "random", share / n + (1 - share if found[0].id == best.id else 0), 0
+    if best.priority <= 0:
+        return found, "random", 1 / n, 0
+    return found, "random", share / n + (1 - share if found.id == best.id else 0), 0
 
 
-def _free(project_id: int, labeler: str, kinds: tuple[TaskKind, ...], is_check: int) -> list[sa.ColumnElement[bool]]:
-    """Open tasks that somebody is still wanted for, that she has not seen, and whose texts are not her own."""
-    # Lists that are made once a query, not a search for each task: a desk may hold a hundred thousand.
-    event = schema.event
-    seen = sa.select(assignment.c.task_id).where(assignment.c.labeler == labeler, assignment.c.state != "expired")
-    own = sa.select(event.c.prompt_id).where(
-        event.c.labeler == labeler, event.c.kind.in_(("demonstration", "correction"))
-    )
+def _wanted(
+    of: sa.FromClause, kind: sa.ColumnElement[bool], is_check: sa.ColumnElement[bool]
+) -> list[sa.ColumnElement[bool]]:
+    """Open tasks that somebody is wanted for, in the words of the index that holds them alone."""
     return [
-        task.c.project_id == project_id,
-        task.c.state == "open",
-        task.c.kind.in_(kinds),
-        task.c.is_check == is_check,
-        task.c.slots > 0,
-        task.c.id.not_in(seen),
-        task.c.kind.not_in(("rank", "compare")) | task.c.prompt_id.not_in(own),
+        of.c.project_id == sa.bindparam("project"),
+        of.c.state == sa.literal_column("'open'"),
+        of.c.slots > sa.literal_column("0"),
+        kind,
+        is_check,
     ]
 
 
-def _candidates(conn: Connection, project_id: int, labeler: str, kind: TaskKind) -> int:
-    """How many tasks a blind choice of this kind is among."""
-    query = sa.select(sa.func.count()).select_from(task).where(*_free(project_id, labeler, (kind,), 0))
-    return int(conn.scalar(query) or 0)
+def _normal(of: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+    return _wanted(of, of.c.kind == sa.bindparam("kind"), of.c.is_check == sa.literal_column("0"))
 
 
-def _first(conn: Connection, project_id: int, labeler: str, kind: TaskKind) -> Task | None:
-    """The task of the highest priority; of equals, the newest, which is the order of the index read backwards."""
-    query = sa.select(task).where(*_free(project_id, labeler, (kind,), 0))
-    row = conn.execute(query.order_by(task.c.priority.desc(), task.c.id.desc()).limit(1)).first()
-    return task_row(row) if row else None
+# The statements stand ready: to put one together takes longer than to run it, and all who work wait meanwhile.
+
+_EVENT = schema.event.c
+_MINE = assignment.c.labeler == sa.bindparam("labeler")
+_SEEN = [_MINE, assignment.c.state != "expired"]
+_OWN = [_EVENT.labeler == sa.bindparam("labeler"), _EVENT.kind.in_(("demonstration", "correction"))]
+_RANKS = task.c.kind.in_(("rank", "compare"))  # nobody ranks beside a text of her own
+
+_ANY_CHECK = sa.select(task.c.id).where(task.c.project_id == sa.bindparam("project"), task.c.is_check > 0).limit(1)
+_NEW_TO_HER = [
+    ~sa.exists().where(assignment.c.task_id == task.c.id, *_SEEN),
+    ~_RANKS | ~sa.exists().where(_EVENT.prompt_id == task.c.prompt_id, *_OWN),
+]
+_FROM_THE_FIRST = (
+    sa.select(task)
+    .where(
+        *_wanted(
+            task, task.c.kind.in_(sa.bindparam("kinds", expanding=True)), task.c.is_check == sa.bindparam("is_check")
+        ),
+        *_NEW_TO_HER,
+    )
+    .order_by(task.c.place)
+    .limit(1)
+)
+_FROM_A_PLACE = _FROM_THE_FIRST.where(task.c.place >= sa.bindparam("at"))
+# Of a hundred thousand tasks a labeler has seen a few: all are counted in the index, and hers are taken off.
+_other = task.alias("other")
+_HERS = sa.union(
+    sa.select(assignment.c.task_id).where(*_SEEN),
+    sa.select(_other.c.id)
+    .join(schema.event, _EVENT.prompt_id == _other.c.prompt_id)
+    .where(_other.c.kind.in_(("rank", "compare")), *_OWN),
+)
+_counted = task.alias("counted")
+_ALL = sa.select(sa.func.count()).select_from(_counted).where(*_normal(_counted))
+_CANDIDATES = _ALL.scalar_subquery() - _ALL.where(_counted.c.id.in_(_HERS)).scalar_subquery()
+_BEST = (
+    sa.select(task, _CANDIDATES.label("candidates"))
+    .where(*_normal(task), *_NEW_TO_HER)
+    .order_by(task.c.priority.desc(), task.c.id.desc())  # of equals the newest: the index read backwards
+    .limit(1)
+)
+
+
+def _first(conn: Connection, project_id: int, labeler: str, kind: TaskKind) -> tuple[Task | None, int]:
+    """The task of the highest priority, and how many tasks a blind choice of this kind is among."""
+    row = conn.execute(_BEST, {"project": project_id, "labeler": labeler, "kind": kind}).first()
+    return (task_row(row), int(row.candidates)) if row else (None, 0)
 
 
 def _blind(
@@ -147,12 +181,12 @@ def _blind(
     kinds: tuple[TaskKind, ...],
     is_check: Literal[0, 1, 2],
     draw: random.Random,
-) -> tuple[Task, float] | None:
+) -> Task | None:
     """The first task behind a random place on the circle of places, which are random themselves: each is as likely."""
-    query = sa.select(task).where(*_free(project_id, labeler, kinds, is_check)).order_by(task.c.place).limit(1)
-    at = draw.random()
-    row = conn.execute(query.where(task.c.place >= at)).first() or conn.execute(query).first()
-    return (task_row(row), 1.0) if row else None
+    wanted = {"project": project_id, "labeler": labeler, "kinds": kinds, "is_check": is_check}
+    row = conn.execute(_FROM_A_PLACE, {**wanted, "at": draw.random()}).first()
+    row = row or conn.execute(_FROM_THE_FIRST, wanted).first()
+    return task_row(row) if row else None
 
 
 def _repeat(conn: Connection, project: Project, labeler: str, draw: random.Random, now: float) -> Task | None:
@@ -178,10 +212,14 @@ def _repeat(conn: Connection, project: Project, labeler: str, draw: random.Rando
     return task_row(row) if row else None
 
 
+_TEXTS = sa.select(schema.completion.c.id, schema.completion.c.text).where(
+    schema.completion.c.id.in_(sa.bindparam("ids", expanding=True))
+)
+
+
 def shuffled_cards(conn: Connection, of: Task, draw: random.Random) -> Cards:
     """The completions in random order; those of one text are one card, so that nobody ranks a text against itself."""
-    table = schema.completion
-    rows = conn.execute(sa.select(table.c.id, table.c.text).where(table.c.id.in_(of.completions)))
+    rows = conn.execute(_TEXTS, {"ids": of.completions})
     text_of = {row.id: row.text.strip() for row in rows}
     cards: dict[str, list[str]] = {}
     for number in of.completions:

@@ -159,16 +159,6 @@ def change_settings(
 # People.
 
 
-def role_in(store: Store, project_id: int, account_id: int) -> tuple[str, str] | None:
-    """Role and state of a member; None for a stranger."""
-    query = sa.select(member.c.role, member.c.state).where(
-        member.c.project_id == project_id, member.c.account_id == account_id
-    )
-    with store.read() as conn:
-        row = conn.execute(query).first()
-    return (row.role, row.state) if row else None
-
-
 def roles_of(store: Store, account_id: int) -> dict[int, tuple[str, str]]:
     """Role and state by project, of one account."""
     with store.read() as conn:

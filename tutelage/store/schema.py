@@ -135,12 +135,14 @@ event = Table(
     Column("hash", String, nullable=False, unique=True),
     Column("idempotency_key", String, nullable=False, unique=True),
     Column("body_sha", String, nullable=False),
-    Column("labeler", String, ForeignKey("labeler.pseudonym"), nullable=False, index=True),
-    Column("prompt_id", String, ForeignKey("prompt.id"), nullable=False, index=True),
+    Column("labeler", String, ForeignKey("labeler.pseudonym"), nullable=False),
+    Column("prompt_id", String, ForeignKey("prompt.id"), nullable=False),
     Column("source", String, nullable=False, index=True),
     Column("kind", String, nullable=False, index=True),
     Column("supersedes", Integer, ForeignKey("event.seq"), nullable=True, unique=True),
     Column("payload", Text, nullable=False),  # the Feedback, canonical JSON: the bytes that body_sha is of
+    Index("ix_event_labeler_kind", "labeler", "kind"),
+    Index("ix_event_prompt_id_labeler", "prompt_id", "labeler"),
 )
 
 ranking_entry = Table(
