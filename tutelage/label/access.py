@@ -16,11 +16,13 @@ from starlette.routing import Route
 
 from tutelage.label.config import LabelConfig
 from tutelage.label.keys import Keys
+from tutelage.label.lane import beside_the_loop, quickly
 from tutelage.label.limits import RateLimit
 from tutelage.store.access import Scope, look_up_token
-from tutelage.store.accounts import Account, session_account
+from tutelage.store.accounts import Account
 from tutelage.store.db import Store
-from tutelage.store.projects import Project, Role, find_project, projects, role_in
+from tutelage.store.projects import Project, Role, projects
+from tutelage.store.visits import Visit, visit
 
 Needs = frozenset[str]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -115,9 +117,11 @@ class Routes:
     def __init__(self) -> None:
         self.listed: list[tuple[Method, str, Needs, Handler]] = []
 
-    def on(self, method: Method, path: str, needs: Needs) -> Callable[[Handler], Handler]:
+    def on(self, method: Method, path: str, needs: Needs, *, is_quick: bool = False) -> Callable[[Handler], Handler]:
+        """is_quick  a few looks at the store and an answer in JSON: it waits for nothing that takes long"""
+
         def listed(handler: Handler) -> Handler:
-            self.listed.append((method, path, needs, handler))
+            self.listed.append((method, path, needs, beside_the_loop(handler) if is_quick else handler))
             return handler
 
         return listed
@@ -150,12 +154,9 @@ def _guard(needs: Needs) -> Callable[[Request], Any]:
     async def guard(request: Request) -> None:
         app: App = request.app.state.label
         mark = await _form_mark(request) if request.method not in SAFE_METHODS and not is_api else ""
-        # Look-ups in the database block; they run beside the loop.
-        from starlette.concurrency import run_in_threadpool
-
         identify = _by_token if is_api else _by_session
         try:
-            request.state.caller = await run_in_threadpool(identify, app, request, needs, mark)
+            request.state.caller = await quickly(identify, app, request, needs, mark)
         except BaseException:
             await request.close()  # the files of a form that is not served
             raise
@@ -163,7 +164,7 @@ def _guard(needs: Needs) -> Callable[[Request], Any]:
     return guard
 
 
-def caller(request: Request) -> Caller:
+async def caller(request: Request) -> Caller:
     """The caller of a route, for its handler. The guard has put it there."""
     found: Caller = request.state.caller
     return found
@@ -180,9 +181,10 @@ async def _form_mark(request: Request) -> str:
 
 
 def _by_session(app: App, request: Request, needs: Needs, mark: str) -> Caller:
-    cookies = request.cookies
+    cookies, params = request.cookies, request.path_params
     token = cookies[app.cookie] if app.cookie in cookies else ""
-    account = session_account(app.store, token) if token else None
+    found = visit(app.store, token, params["slug"] if "slug" in params else None)
+    account = found.account
     who = Caller(app, request, token if account else "", account)
     if request.method not in SAFE_METHODS:
         _check_origin(app, request)
@@ -194,19 +196,18 @@ def _by_session(app: App, request: Request, needs: Needs, mark: str) -> Caller:
         raise MustSignIn
     if needs == SIGNED_IN:
         return who
-    params = request.path_params
     if "slug" not in params:  # of the installation
         if not account.is_owner:
             raise Refused(403, "Only an owner of this installation can do this.")
         return Caller(app, request, token, account, None, "owner")
-    return _in_project(app, request, needs, who, params["slug"])
+    return _in_project(app, request, needs, who, found)
 
 
-def _in_project(app: App, request: Request, needs: Needs, who: Caller, slug: str) -> Caller:
-    project, account = find_project(app.store, slug), who.account
+def _in_project(app: App, request: Request, needs: Needs, who: Caller, seen: Visit) -> Caller:
+    project = seen.project
     if project is None:
         raise Refused(404, "There is no such project.")
-    found = ("owner", "active") if account.is_owner else role_in(app.store, project.id, account.id)
+    found = ("owner", "active") if who.account.is_owner else seen.role
     if found is None or found[1] == "removed":
         raise Refused(404, "There is no such project.")
     role, state = found
@@ -215,7 +216,7 @@ def _in_project(app: App, request: Request, needs: Needs, who: Caller, slug: str
     if role not in needs:
         raise Refused(403, "Your role in this project does not allow this.")
     assert role in ROLES, f"{role!r} is no role"
-    return Caller(app, request, who.session, account, project, role)
+    return Caller(app, request, who.session, who.account, project, role)
 
 
 def _check_origin(app: App, request: Request) -> None:

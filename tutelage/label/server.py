@@ -1,6 +1,7 @@
 """Runs the app until it is stopped: opens the store, prints the owner's link, listens."""
 
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -10,9 +11,14 @@ from tutelage.label.app import create_app, owner_link
 from tutelage.label.config import LabelConfig
 from tutelage.store.db import open_store
 
+# The loop and the threads beside it hand each request to and fro. At Python's own 5 ms, whoever wants to go on while
+# another computes waits as long as a whole answer takes.
+SWITCH_S = 0.0005
+
 
 def serve(config: LabelConfig, *, told: Callable[[str], None]) -> None:
     """Blocks until the process is told to stop. Raises ConfigError when the port is taken."""
+    sys.setswitchinterval(SWITCH_S)
     with open_store(config.store) as store:
         listening = _listen(config)
         app = create_app(config, store)

@@ -17,13 +17,14 @@ from tutelage.store.assignments import Held
 from tutelage.store.completions import get_completions
 from tutelage.store.offers import offer
 from tutelage.store.projects import TASK_KINDS, TaskKind, guideline
-from tutelage.store.prompts import get_prompt
+from tutelage.store.sheets import in_hand, sheet
 from tutelage.types import Fact
 
 routes = Routes()
 Who = Annotated[Caller, Depends(caller)]
 Number = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
 HERE = tuple(kind for kind in TASK_KINDS if kind != "chat")  # a chat has a page of its own
+NOT_HERS = "This task is not in your hands."
 NEAR = 0.4  # of the three-word runs of two cards: above, their differences are marked
 
 
@@ -56,7 +57,7 @@ def work(who: Who) -> Response:
     return page(who, "desk.html", here="work", facts=facts, guideline=newest)
 
 
-@routes.on("GET", "/p/{slug}/desk/next", MEMBERS)
+@routes.on("GET", "/p/{slug}/desk/next", MEMBERS, is_quick=True)
 def next_task(
     who: Who,
     have: Annotated[str, Query(max_length=200, pattern=r"^[0-9a-f,]*$")] = "",
@@ -68,7 +69,7 @@ def next_task(
     return {"task": shown(who, held) if held else None}
 
 
-@routes.on("GET", "/p/{slug}/desk/{number}", MEMBERS)
+@routes.on("GET", "/p/{slug}/desk/{number}", MEMBERS, is_quick=True)
 def one_task(who: Who, number: Number) -> dict[str, Any]:
     """A task in one's hands, or one's own answer, to be looked at again."""
     held = own(who, number)
@@ -78,18 +79,20 @@ def one_task(who: Who, number: Number) -> dict[str, Any]:
     return {"task": told}
 
 
-@routes.on("POST", "/p/{slug}/desk/{number}/answer", MEMBERS)
+@routes.on("POST", "/p/{slug}/desk/{number}/answer", MEMBERS, is_quick=True)
 def answer(who: Who, number: Number, given: Answer) -> dict[str, Any]:
     """Stores an answer; the reply means that it is committed. Sent again with the same key, it changes nothing."""
-    held = own(who, number)
-    mark = assignments.answer_mark(given.key, given.model_dump_json())
-    made = judgements(given, held, who.project, texts_of(who, held), _guideline_id(who))
+    mine = in_hand(who.store, who.project.id, who.labeler, number)
+    if mine is None:
+        raise Refused(404, NOT_HERS)
+    held, mark = mine.held, assignments.answer_mark(given.key, given.model_dump_json())
+    made = judgements(given, held, who.project, mine.texts, mine.guideline)
     score, told = score_check(held, made.tiers)
     stored = assignments.answer(who.store, held, made.feedbacks, mark=mark, written=made.written, score=score)
     return {"committed": stored[0].seq, "practice": told}
 
 
-@routes.on("POST", "/p/{slug}/desk/{number}/skip", MEMBERS)
+@routes.on("POST", "/p/{slug}/desk/{number}/skip", MEMBERS, is_quick=True)
 def skip_task(who: Who, number: Number, given: Skipped) -> dict[str, Any]:
     """Gives a task back with a reason; somebody else gets it."""
     held = own(who, number)
@@ -98,29 +101,31 @@ def skip_task(who: Who, number: Number, given: Skipped) -> dict[str, Any]:
     return {"committed": stored[0].seq}
 
 
-@routes.on("PUT", "/p/{slug}/desk/{number}/draft", MEMBERS)
+@routes.on("PUT", "/p/{slug}/desk/{number}/draft", MEMBERS, is_quick=True)
 def draft(who: Who, number: Number, given: Draft) -> dict[str, bool]:
     assignments.save_draft(who.store, who.project.id, who.labeler, own(who, number).id, given.body)
     return {"saved": True}
 
 
-@routes.on("POST", "/p/{slug}/desk/{number}/renew", MEMBERS)
+@routes.on("POST", "/p/{slug}/desk/{number}/renew", MEMBERS, is_quick=True)
 def renew(who: Who, number: Number) -> dict[str, bool]:
     seconds = who.project.settings.lease_minutes * 60
     held = own(who, number)
     return {"held": assignments.renew(who.store, who.project.id, who.labeler, held.id, seconds=seconds)}
 
 
-@routes.on("POST", "/p/{slug}/desk/{number}/revise", MEMBERS)
+@routes.on("POST", "/p/{slug}/desk/{number}/revise", MEMBERS, is_quick=True)
 def revise(who: Who, number: Number, given: Answer) -> dict[str, Any]:
     """One's own answer said anew: new events that replace the old ones, which stay."""
     held = revisable(who, number)
-    made = judgements(given, held, who.project, texts_of(who, held), _guideline_id(who))
+    mine = in_hand(who.store, who.project.id, who.labeler, number)
+    assert mine is not None, "it was in her hands a moment ago, and an answer stays its author's"
+    made = judgements(given, held, who.project, mine.texts, mine.guideline)
     stored = assignments.revise(who.store, held, made.feedbacks, key=given.key, written=made.written)
     return {"committed": stored[-1].seq}
 
 
-@routes.on("POST", "/p/{slug}/desk/{number}/withdraw", MEMBERS)
+@routes.on("POST", "/p/{slug}/desk/{number}/withdraw", MEMBERS, is_quick=True)
 def withdraw(who: Who, number: Number, key: Annotated[str, Body(embed=True, pattern=KEY)]) -> dict[str, Any]:
     """Takes an answer back: it counts no more, and the log still says that it was given."""
     held = revisable(who, number)
@@ -128,7 +133,7 @@ def withdraw(who: Who, number: Number, key: Annotated[str, Body(embed=True, patt
     return {"withdrawn": True}
 
 
-@routes.on("PUT", "/p/{slug}/desk/keys/own", MEMBERS)
+@routes.on("PUT", "/p/{slug}/desk/keys/own", MEMBERS, is_quick=True)
 def rebind(who: Who, keys: Annotated[dict[str, str], Body(embed=True)]) -> dict[str, bool]:
     """A person's own single keys, by the name of the action."""
     if len(keys) > 40 or any(len(k) > 30 or len(v) > 12 for k, v in keys.items()):
@@ -143,7 +148,7 @@ def rebind(who: Who, keys: Annotated[dict[str, str], Body(embed=True)]) -> dict[
 def own(who: Caller, number: str) -> Held:
     held = assignments.find_held(who.store, who.project.id, who.labeler, number)
     if held is None:
-        raise Refused(404, "This task is not in your hands.")
+        raise Refused(404, NOT_HERS)
     return held
 
 
@@ -157,31 +162,18 @@ def revisable(who: Caller, number: str) -> Held:
     return held
 
 
-def texts_of(who: Caller, held: Held) -> list[str]:
-    """The text of each card, in the order of presentation."""
-    firsts = [card[0] for card in held.cards]
-    return [c.text for c in get_completions(who.store, firsts)]
-
-
-def _guideline_id(who: Caller) -> str | None:
-    found = guideline(who.store, who.project.id)
-    return found.id if found else None
-
-
 def shown(who: Caller, held: Held) -> dict[str, Any]:
     """A task as the browser may see it: no completion id, no model, no sign of a check."""
-    prompt = get_prompt(who.store, held.task.prompt_id)
-    kept = assignments.drafts(who.store, [held.id])
-    texts = texts_of(who, held)
+    seen = sheet(who.store, held)
     return {
         "id": held.id,
         "kind": held.task.kind,
         "state": held.state,
         "practice": held.task.is_practice,
-        "prompt": [{"role": m.role, "text": m.content, "nodes": markup.tree(m.content)} for m in prompt.messages],
-        "cards": [{"text": t, "nodes": markup.tree(t)} for t in texts],
-        "near": near(texts),
-        "draft": kept[held.id] if held.id in kept else None,
+        "prompt": [{"role": m.role, "text": m.content, "nodes": markup.tree(m.content)} for m in seen.prompt.messages],
+        "cards": [{"text": t, "nodes": markup.tree(t)} for t in seen.texts],
+        "near": near(seen.texts),
+        "draft": seen.draft,
     }
 
 
