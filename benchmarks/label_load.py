@@ -18,7 +18,6 @@ import random
 import resource
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -59,7 +58,8 @@ class Notes:
     """What the people wrote down. Each thread adds under the lock."""
 
     told: dict[str, Told] = field(default_factory=dict)  # by key
-    submit_s: list[float] = field(default_factory=list)  # of answers that were taken at the first attempt
+    submit_s: list[float] = field(default_factory=list)  # since they were due, of answers taken at the first attempt
+    next_s: list[float] = field(default_factory=list)  # until the next task came
     errors: Counter[str] = field(default_factory=Counter)
     away: int = 0  # requests that met no server, or one that was going down
     empty: int = 0  # times that nothing was on the desk
@@ -72,10 +72,11 @@ class Server:
     def __init__(self, where: str, data: Path, port: int) -> None:
         self._command = [sys.executable, "-m", "tutelage", "label", "--store", where, "--data", str(data)]
         self._command += ["--port", str(port)]
-        self._port, self.kills = port, 0
+        self._port, self.kills, self.start_s = port, 0, list[float]()
         self.start()
 
     def start(self) -> None:
+        began = time.monotonic()
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         until = time.monotonic() + 60
         while time.monotonic() < until:
@@ -86,9 +87,15 @@ class Server:
                 connection.request("GET", "/health")
                 if connection.getresponse().status == 200:
                     threading.Thread(target=self._process.communicate, daemon=True).start()
+                    self.start_s.append(time.monotonic() - began)
                     return
-            time.sleep(0.05)
+            time.sleep(0.02)
         raise SystemExit("the server did not start within a minute")
+
+    def cpu_s(self) -> float:
+        """Processor time that the process which runs now has used."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
@@ -101,7 +108,12 @@ class Server:
 
 
 class Person(threading.Thread):
-    """Takes tasks and ranks them until she is told to stop; what she has begun to send, she sends to the end."""
+    """Keeps a task ready and sends its ranking when it is due, until she is told to stop; what she has begun to send,
+    she sends to the end.
+
+    The times at which answers are due are drawn beforehand, whatever the server does, and how long an answer took
+    counts from there: a server that falls behind is not asked less, nor judged by the moment at which it was asked.
+    """
 
     def __init__(self, i: int, name: str, token: str, mark: str, port: int, wait_s: float, notes: Notes) -> None:
         super().__init__(daemon=True)
@@ -114,9 +126,19 @@ class Person(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
+        self.stopped.wait(self._draw.uniform(0.0, self._wait_s))  # people do not all come in the same instant
+        due = time.monotonic()
         while not self.stopped.is_set():
-            if self._wait_s:
-                self.stopped.wait(self._draw.expovariate(1 / self._wait_s))
+            task = self._take()
+            due = due + self._draw.expovariate(1 / self._wait_s) if self._wait_s else time.monotonic()
+            if task is None or self.stopped.wait(max(0.0, due - time.monotonic())):
+                return
+            self._rank(task, due)
+
+    def _take(self) -> dict[str, Any] | None:
+        """The next task; None when she was told to stop before there was one."""
+        while not self.stopped.is_set():
+            began = time.monotonic()
             found = self._ask("GET", f"/p/{SLUG}/desk/next", None)
             if found is None or found[0] != 200:
                 self._stumble(found)
@@ -125,9 +147,13 @@ class Person(threading.Thread):
                     self._notes.empty += 1
                 self.stopped.wait(0.5)
             else:
-                self._rank(found[1]["task"])
+                with self._notes.lock:
+                    self._notes.next_s.append(time.monotonic() - began)
+                task: dict[str, Any] = found[1]["task"]
+                return task
+        return None
 
-    def _rank(self, task: dict[str, Any]) -> None:
+    def _rank(self, task: dict[str, Any], due: float) -> None:
         tiers = list(range(1, len(task["cards"]) + 1))
         self._draw.shuffle(tiers)
         key = f"{self._draw.getrandbits(96):024x}"
@@ -135,14 +161,13 @@ class Person(threading.Thread):
         until, attempts = time.monotonic() + PATIENCE_S, 0
         while time.monotonic() < until:
             attempts += 1
-            began = time.monotonic()
             found = self._ask("POST", f"/p/{SLUG}/desk/{task['id']}/answer", body)
             if found is not None and found[0] == 200:
                 with self._notes.lock:
                     told = Told(self._pseudonym, task["id"], tuple(tiers), found[1]["committed"])
                     self._notes.told[key] = told
                     if attempts == 1:
-                        self._notes.submit_s.append(time.monotonic() - began)
+                        self._notes.submit_s.append(time.monotonic() - due)
                 return
             self._stumble(found)
             if found is not None and found[0] < 500:
@@ -227,8 +252,11 @@ def compare(store: Store, notes: Notes) -> dict[str, int]:
     }
 
 
-def work(server: Server, crowd: list[Person], args: argparse.Namespace) -> float:
-    """Lets the people work and kills the server between; returns the seconds in which it was up."""
+def work(server: Server, crowd: list[Person], args: argparse.Namespace) -> tuple[float, float]:
+    """Lets the people work and kills the server between. Returns the seconds in which it was up, and the processor time
+    that the last server used meanwhile.
+    """
+    used = server.cpu_s()
     for one in crowd:
         one.start()
     end, down = time.monotonic() + args.minutes * 60, 0.0
@@ -239,13 +267,19 @@ def work(server: Server, crowd: list[Person], args: argparse.Namespace) -> float
             fell = time.monotonic()
             server.kill()
             server.start()
-            down += time.monotonic() - fell
+            down, used = down + time.monotonic() - fell, server.cpu_s()
     for one in crowd:
         one.stopped.set()
     took = time.monotonic() - began - down
     for one in crowd:
         one.join(timeout=PATIENCE_S + 30)
-    return took
+    return took, server.cpu_s() - used
+
+
+def in_ms(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds) or [0.0]
+    at = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
+    return {name: round(1000 * ordered[int(q * (len(ordered) - 1))], 1) for name, q in at.items()}
 
 
 def arguments() -> argparse.Namespace:
@@ -275,22 +309,22 @@ def main() -> None:
         server = Server(where, data, port)
         wait_s = args.people / args.rate if args.rate else 0.0
         crowd = [Person(i, n, t, keys.form_mark(t), port, wait_s, notes) for i, (n, t) in enumerate(people)]
-        up_s = work(server, crowd, args)
+        up_s, cpu_s = work(server, crowd, args)
         server.stop()
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of all servers that were run, starts included
+        mine = resource.getrusage(resource.RUSAGE_SELF)
         with open_store(where) as store:
             found = compare(store, notes)
-    ordered = sorted(notes.submit_s) or [0.0]
-    at = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
     result = {
         "benchmark": "label_load", "store": "postgresql" if args.store else "sqlite", "people": args.people,
         "minutes": args.minutes, "kills": server.kills, "acknowledged": len(notes.told), **found,
         "met_no_server": notes.away, "errors": dict(notes.errors), "empty_desks": notes.empty,
-        "answers_per_s": round(len(notes.told) / up_s, 1),
-        "submit_ms": {name: round(1000 * ordered[int(q * (len(ordered) - 1))], 1) for name, q in at.items()},
-        "submit_mean_ms": round(1000 * statistics.mean(ordered), 1), "rate_asked": args.rate or None,
-        "server_cpu_s": round(used.ru_utime + used.ru_stime, 1), "cores": os.cpu_count(), "load_before": round(load, 1),
+        "rate_asked": args.rate or None, "answers_per_s": round(len(notes.told) / up_s, 1),
+        "submit_ms": in_ms(notes.submit_s), "next_ms": in_ms(notes.next_s),
+        "start_s_max": round(max(server.start_s), 2),
+        "client_cpu_s": round(mine.ru_utime + mine.ru_stime, 1), "cores": os.cpu_count(), "load_before": round(load, 1),
     }  # fmt: skip
+    if args.steady:
+        result["server_cpu_ms_an_answer"] = round(1000 * cpu_s / max(1, len(notes.told)), 2)
     print(json.dumps(result))
     sys.exit(bool(found["lost"] or found["changed"] or found["doubled"] or found["over_assigned"] or notes.errors))
 
