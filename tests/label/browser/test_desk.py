@@ -132,7 +132,8 @@ def test_an_answer_waits_in_the_browser_while_the_server_cannot_be_reached(site,
     site.task("rank", ["c", "d"], question="Two?")
     page = visit()
     start(page, site)
-    page.wait_for_timeout(300)  # the second task is fetched behind the first
+    # The second task is fetched behind the first.
+    page.wait_for_function("performance.getEntriesByType('resource').filter((e) => e.name.includes('/next?')).length > 1")
     page.context.set_offline(True)
     Pressed(page)("1", "2", "Enter")
     page.wait_for_selector("text=kept here until the server is back")
@@ -174,6 +175,35 @@ def test_rate_then_rank_with_a_flag_and_a_critique_of_selected_words(site, visit
     kinds = [type(e.feedback.judgement) for e in events(site.store)]
     assert kinds == [Ranking, Rating, Rating, Flag, Critique]
     assert sorted(e.feedback.judgement.value for e in events(site.store, kinds=["rating"])) == [2.0, 6.0]
+
+
+def test_what_a_dialog_was_told_counts_for_the_very_next_key(site, visit):
+    site.task("rank", ["a", "b"])
+    page = visit()
+    start(page, site)
+    Pressed(page)("1", "2", "f")
+    page.check("dialog label:has-text('false') input")
+    # The browser tells of a closed dialog in a task of its own; a quick hand is there before it.
+    page.evaluate("""async () => {
+        document.querySelector("dialog button.primary").click();
+        for (let i = 0; i < 10; i++) await null;
+        document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+    }""")
+    saved(page)
+    assert [type(e.feedback.judgement) for e in events(site.store)] == [Ranking, Flag]
+
+
+def test_escape_leaves_a_dialog_with_nothing_said(site, visit):
+    site.task("rank", ["a", "b"])
+    page = visit()
+    start(page, site)
+    Pressed(page)("1", "2", "c")
+    page.fill("dialog textarea", "Not meant.")
+    page.keyboard.press("Escape")
+    page.locator("dialog").wait_for(state="detached")
+    page.keyboard.press("Enter")
+    saved(page)
+    assert [type(e.feedback.judgement) for e in events(site.store)] == [Ranking]
 
 
 def test_grades_that_contradict_the_ranking_give_a_notice_and_no_refusal(site, visit):

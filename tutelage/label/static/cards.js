@@ -11,22 +11,36 @@ export function ask(title, content, { button = "Save", value }) {
   const opener = document.activeElement;
   const cancel = el("button", { type: "button" }, "Cancel");
   const form = el(
-    "form", { method: "dialog" }, el("h2", { id: "ask-title" }, title), content,
-    el("p", { class: "buttons" }, el("button", { class: "primary", value: "ok" }, button), cancel),
+    "form", {}, el("h2", { id: "ask-title" }, title), content,
+    el("p", { class: "buttons" }, el("button", { class: "primary" }, button), cancel),
   );
   const dialog = el("dialog", { "aria-labelledby": "ask-title" }, form);
   document.body.append(dialog);
   return new Promise((resolve) => {
-    cancel.addEventListener("click", () => dialog.close(""));
-    form.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) dialog.close("ok");
-      event.stopPropagation();
-    });
-    dialog.addEventListener("close", () => {
-      const found = dialog.returnValue === "ok" ? value() : null;
+    // At once, not at the dialog's own close event, which comes later: a key that is pressed in between, Enter say,
+    // must find what was said here.
+    const end = (says) => {
+      if (!dialog.isConnected) return;
+      const found = says ? value() : null;
+      dialog.close();
       dialog.remove();
       opener?.focus?.();
       resolve(found);
+    };
+    cancel.addEventListener("click", () => end(false));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      end(true);
+    });
+    form.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+      event.preventDefault();
+      end(true);
+    });
+    dialog.addEventListener("cancel", (event) => {
+      event.preventDefault();
+      end(false);
     });
     dialog.showModal();
     content.querySelector("textarea, input, button")?.focus();
