@@ -119,3 +119,9 @@ def test_a_text_made_to_be_slow_or_deep_is_shown_in_time(text):
 
 def depth(nodes) -> int:
     return 1 + max((depth(n[2]) for n in nodes if not isinstance(n, str)), default=0)
+
+
+def test_headings_begin_one_below_what_they_stand_under():
+    text = "# A\n\n## B\n\n###### F"
+    assert str(html(tree(text, 2))) == "<h2>A</h2><h3>B</h3><h6>F</h6>"
+    assert str(html(tree(text, 4))) == "<h4>A</h4><h5>B</h5><h6>F</h6>"

@@ -138,3 +138,13 @@ def ratings_of(answer: GivenAnswer) -> Mapping[str, list[tuple[str, int]]]:
     for completion, aspect, value in answer.ratings:
         found[completion].append((aspect, int(value)))
     return found
+
+
+def critiques_of(conflict: Conflict, laid: Sequence[Sequence[Completion]]) -> Mapping[str, list[tuple[str, str]]]:
+    """Who wrote what of each card, under its first completion. A critique of one text is one of all its twins."""
+    first = {one.id: card[0].id for card in laid for one in card}
+    found: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for answer in conflict.answers:
+        for completion, words in answer.critiques:
+            found[first[completion]].append((answer.labeler, words))
+    return found

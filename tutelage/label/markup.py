@@ -20,25 +20,28 @@ _TAGS = {
     "ordered_list": "ol", "list_item": "li", "hr": "hr", "table": "table", "thead": "thead", "tbody": "tbody",
     "tr": "tr", "th": "th", "td": "td",
 }  # fmt: skip
-ALLOWED = frozenset({*_TAGS.values(), "h3", "h4", "h5", "h6", "code", "pre", "a", "br"})
+ALLOWED = frozenset({*_TAGS.values(), "h2", "h3", "h4", "h5", "h6", "code", "pre", "a", "br"})
 MOST = 100_000  # characters: beyond, the text is shown as it is
 DEEPEST = 20  # levels
 
 
-def tree(text: str) -> list[Node]:
-    """The text as nodes. What is too long or nested too deep is one paragraph of plain text."""
+def tree(text: str, top: int = 3) -> list[Node]:
+    """The text as nodes. What is too long or nested too deep is one paragraph of plain text.
+
+    top  level that the text's highest headings get: one below the heading under which it stands
+    """
     if len(text) > MOST:
         return [["p", {}, [text]]]
     root = SyntaxTreeNode(_MARKDOWN.parse(text))
-    nodes = [made for child in root.children for made in _nodes(child, 0)]
+    nodes = [made for child in root.children for made in _nodes(child, 0, top)]
     return nodes if nodes else [["p", {}, [text]]]
 
 
-def _nodes(node: SyntaxTreeNode, depth: int) -> Iterator[Node]:
+def _nodes(node: SyntaxTreeNode, depth: int, top: int) -> Iterator[Node]:
     if depth > DEEPEST:
         yield _flat(node)
         return
-    children = [made for child in node.children for made in _nodes(child, depth + 1)]
+    children = [made for child in node.children for made in _nodes(child, depth + 1, top)]
     match node.type:
         case "text" | "html_inline" | "html_block":
             yield node.content
@@ -55,7 +58,7 @@ def _nodes(node: SyntaxTreeNode, depth: int) -> Iterator[Node]:
         case "fence" | "code_block":
             yield ["pre", {}, [["code", {}, [node.content]]]]
         case "heading":
-            yield [f"h{min(6, int(node.tag[1]) + 2)}", {}, children]
+            yield [f"h{min(6, int(node.tag[1]) + top - 1)}", {}, children]
         case "image":
             yield f"[image: {node.content or 'no description'} {node.attrs['src']}]"
         case "link":

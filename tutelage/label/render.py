@@ -18,7 +18,7 @@ _PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_PAGES.filters["markdown"] = lambda text: markup.html(markup.tree(text))
+_PAGES.filters["markdown"] = lambda text, top=3: markup.html(markup.tree(text, top))
 _PAGES.filters["percent"] = lambda share: "–" if share is None else f"{share:.0%}"
 _PAGES.filters["day"] = lambda at: at[:16].replace("T", " ") if at else ""
 _PAGES.globals["version"] = __version__

@@ -14,7 +14,7 @@ from tutelage.store.assignments import Held, answer_key, answers_of
 from tutelage.store.db import Store, chunks
 from tutelage.store.feedback import event_id, events, head, stored_row
 from tutelage.store.projects import TaskKind
-from tutelage.types import Adjudication, Flag, Ranking, Rating, StoredFeedback
+from tutelage.types import Adjudication, Critique, Flag, Ranking, Rating, StoredFeedback
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class GivenAnswer:
     active_ms: int = 0  # at work on it the first time; 0: not known
     ratings: tuple[tuple[str, str, float], ...] = ()  # completion, aspect, value
     flags: tuple[tuple[str, str], ...] = ()  # completion and category
+    critiques: tuple[tuple[str, str], ...] = ()  # completion and what was written of it
 
     @property
     def is_counted(self) -> bool:
@@ -164,6 +165,7 @@ def _answer(held: Held, key: str, said: list[StoredFeedback]) -> GivenAnswer:
         active_ms=said[0].feedback.active_ms,
         ratings=tuple((j.completion_id, j.aspect, j.value) for j in judged if isinstance(j, Rating)),
         flags=tuple((j.completion_id, j.category) for j in judged if isinstance(j, Flag) and j.completion_id),
+        critiques=tuple((j.completion_id, j.text) for j in judged if isinstance(j, Critique)),
     )
 
 

@@ -133,7 +133,9 @@ def test_an_answer_waits_in_the_browser_while_the_server_cannot_be_reached(site,
     page = visit()
     start(page, site)
     # The second task is fetched behind the first.
-    page.wait_for_function("performance.getEntriesByType('resource').filter((e) => e.name.includes('/next?')).length > 1")
+    page.wait_for_function(
+        "performance.getEntriesByType('resource').filter((e) => e.name.includes('/next?')).length > 1"
+    )
     page.context.set_offline(True)
     Pressed(page)("1", "2", "Enter")
     page.wait_for_selector("text=kept here until the server is back")

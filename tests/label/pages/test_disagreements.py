@@ -64,6 +64,25 @@ def test_the_list_shows_conflicts_alone_and_the_page_shows_who_said_what(house):
     assert reviewer.client.get(house.path("disagreements/2")).status_code == 404
 
 
+def test_what_people_wrote_of_an_answer_stands_under_it(house):
+    """Under the card of its text, whichever of two equal texts it was written of, and as text."""
+    texts, people = ("aa", "aa ", "bb"), [house.person(), house.person()]
+    house.settings(overlap=2)
+    house.task(overlap=2, texts=list(texts))
+    for i, person in enumerate(people):
+        task = house.next(person)
+        at = [card["text"].strip() for card in task["cards"]].index("aa")
+        said = [{"card": at, "text": f"{EVIL} says {i}"}] if i else []
+        tiers = [1, 2] if (at == 0) == (i == 0) else [2, 1]
+        assert house.answer(person, task["id"], f"key-{i:06}", tiers=tiers, critiques=said).status_code == 200
+    shown = house.person("reviewer").client.get(house.path("disagreements/1")).text
+    under = re.search(r'<article id="answer-A".*?</article>', shown, re.S)[0]
+    assert f"<strong>{people[1].name}</strong> writes:" in under and "&lt;script&gt;alert(1)" in under
+    assert (
+        "writes:" not in re.search(r'<article id="answer-B".*?</article>', shown, re.S)[0] and "<script>" not in shown
+    )
+
+
 def test_a_decision_is_a_new_event_and_the_raw_rankings_stay(house):
     split(house)
     publish_guideline(house.store, house.project.id, "Be kind.")

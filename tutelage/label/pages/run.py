@@ -36,5 +36,6 @@ def _facts(who: Caller) -> dict[str, Any]:
         "lines": lines,
         "needed": wait[1] if wait else None,
         "have": have,
+        "decisions": count(who.store, kind="adjudication", sources=[source]) if wait else 0,
         "progress": progress(who.store, who.project.id),
     }
