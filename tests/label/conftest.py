@@ -42,6 +42,15 @@ from tutelage.store.tasks import NewTask, add_tasks
 from tutelage.types import Completion, Message, Prompt
 
 POSTGRES = os.environ.get("TUTELAGE_TEST_POSTGRES", "")  # postgresql+psycopg://user@host/database, free to create more
+ON_BOTH = {
+    "test_desk",
+    "test_desk_crowd",
+    "test_disagreements",
+    "test_quality",
+    "test_mine",
+    "test_review",
+    "test_tasks",
+}
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 DAY = 86400.0
@@ -74,29 +83,50 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What people do all day is tried on both databases."""
+    if "label_store" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
+        both = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+        metafunc.parametrize("label_store", both, indirect=True)
+
+
+def postgres_url(name: str) -> str:
+    base, _, options = POSTGRES.partition("?")
+    return base.rsplit("/", 1)[0] + f"/{name}" + (f"?{options}" if options else "")
+
+
+@contextlib.contextmanager
+def postgres_database(template: str = "template1") -> Iterator[str]:
+    """The name of a database of the server, made from a template; it is dropped in the end."""
+    psycopg = pytest.importorskip("psycopg")
+    name = f"tutelage_test_{uuid.uuid4().hex}"
+    with psycopg.connect(POSTGRES.replace("+psycopg", ""), autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield name
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres() -> Iterator[str]:
+    """As `migrated`, in PostgreSQL: the name of a database to make others from."""
+    if not POSTGRES:
+        pytest.skip("TUTELAGE_TEST_POSTGRES is not set to the URL of a PostgreSQL server")
+    with postgres_database() as name:
+        open_store(postgres_url(name)).close()
+        yield name
+
+
 @pytest.fixture
 def label_store(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    """An empty SQLite store by `clock`; on PostgreSQL where a test asks for it:
-
-    `@pytest.mark.parametrize("label_store", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)],
-    indirect=True)`
-    """
+    """An empty store by `clock`: SQLite, and in the files of ON_BOTH once more PostgreSQL."""
     if getattr(request, "param", "sqlite") == "sqlite":
         shutil.copy(migrated, tmp_path / "label.db")
         with open_store(tmp_path / "label.db", clock=clock) as store:
             yield store
         return
-    if not POSTGRES:
-        pytest.skip("TUTELAGE_TEST_POSTGRES is not set to the URL of a PostgreSQL server")
-    psycopg = pytest.importorskip("psycopg")
-    admin, name = POSTGRES.replace("+psycopg", ""), f"tutelage_test_{uuid.uuid4().hex}"
-    with psycopg.connect(admin, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name}")
-    base, _, options = POSTGRES.partition("?")
-    with open_store(base.rsplit("/", 1)[0] + f"/{name}" + (f"?{options}" if options else ""), clock=clock) as store:
+    template = request.getfixturevalue("migrated_postgres")
+    with postgres_database(template) as name, open_store(postgres_url(name), clock=clock) as store:
         yield store
-    with psycopg.connect(admin, autocommit=True) as conn:
-        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @dataclasses.dataclass
