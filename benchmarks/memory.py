@@ -11,6 +11,7 @@ from world import open_world
 
 
 def main() -> None:
+    pairs.hide_gpu()
     p = pairs.arguments(__doc__, pairs=3)
     p.add_argument("--prompts", type=int, default=64)
     p.add_argument("--new", type=int, default=64, help="tokens of an answer")

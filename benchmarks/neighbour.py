@@ -56,6 +56,7 @@ def task(options: Any) -> tuple[str, str, dict[str, Any]]:
 
 
 def main() -> None:
+    pairs.hide_gpu()
     p = pairs.arguments(__doc__)
     p.add_argument("--work", choices=["decode", "sft", "ppo"], default="decode")
     options = pairs.settled(p.parse_args())

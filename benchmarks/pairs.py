@@ -293,6 +293,17 @@ def settled(options: argparse.Namespace) -> argparse.Namespace:
     return options
 
 
+def hide_gpu() -> None:
+    """For what a recipe runs on the CPU alone: a peer on a GPU beside it would be compared with something else.
+
+    Holds for this process and for the sides that it starts; to be called before CUDA is first asked for.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if Path("/dev/nvidiactl").exists():
+            print("recipes train on the CPU: the GPU is hidden from both sides", file=sys.stderr)
+
+
 def ours(script: str, options: argparse.Namespace, **settings: Any) -> Side:
     """Our side: the same script in a process of its own, told what to do by `settings`."""
     command = [sys.executable, str(HERE / script), "--serve", json.dumps({"threads": options.threads, **settings})]

@@ -27,6 +27,7 @@ def sides(options: argparse.Namespace, world: World) -> list[pairs.Side]:
 
 
 def main() -> None:
+    pairs.hide_gpu()
     p = pairs.arguments(__doc__)
     p.add_argument("--prompts", type=int, default=64)
     p.add_argument("--new", type=int, default=64, help="tokens of an answer")

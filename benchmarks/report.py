@@ -50,7 +50,7 @@ class Figure:
 def figures(rows: Sequence[Row]) -> list[Figure]:
     """Every figure that these results of one machine give."""
     makers: tuple[Callable[[Sequence[Row]], Iterable[Figure]], ...] = (
-        _decode, _batch_one, _matrix_share, _ppo, _sft, _reward, _rloo, _memory, _neighbour,
+        _decode, _batch_one, _matrix_share, _ppo, _sft, _reward, _rloo, _memory, _neighbour, _on_a_card,
     )  # fmt: skip
     return [figure for make in makers for figure in make(rows)]
 
@@ -167,6 +167,22 @@ def _neighbour(rows: Sequence[Row]) -> Iterable[Figure]:
         if row:
             what = f"{task}, two threads beside a busy neighbour"
             yield from at_least(10, what, row, "one thread, quiet", 0.9)
+
+
+def _on_a_card(rows: Sequence[Row]) -> Iterable[Figure]:
+    """Bars of a GPU, where the sizes are larger and memory is what limits decoding."""
+    for size in ("135M", "0.5B", "1.5B"):
+        row = latest(rows, "decode", size=size, batch=64, lengths="equal")
+        if row and row["device"] != "cpu":
+            steps = row["sides"]["tutelage"]["step_tokens_s"] / row["batch"]
+            share = steps * row["weight_bytes"] / 1e9 / row["read_gb_s"]
+            what = f"decode on a card, batch 64, {size}: share of the memory's rate"
+            yield Figure(13, what, "≥ 60%", f"{share:.0%}", share >= 0.6, row)
+        row = latest(rows, "sft", size=size, batch=32)
+        if row and row["device"] != "cpu":
+            share = row["sides"]["tutelage"]["rate"]["median"] * row["operations_per_token"] / peak(row)
+            what = f"SFT on a card, {size}: share of the matrix rate"
+            yield Figure(13, what, "≥ 50%", f"{share:.0%}", share >= 0.5, row)
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

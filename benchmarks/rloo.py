@@ -12,6 +12,7 @@ from world import open_world
 
 
 def main() -> None:
+    pairs.hide_gpu()
     p = pairs.arguments(__doc__)
     p.add_argument("--prompts", type=int, default=8)
     p.add_argument("--k", type=int, default=8, help="samples of a prompt")

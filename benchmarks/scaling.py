@@ -89,6 +89,7 @@ def exponents(points: Sequence[dict[str, float]]) -> list[float]:
 
 
 def main() -> None:
+    pairs.hide_gpu()
     p = pairs.arguments(__doc__, pairs=3)
     p.add_argument("--axis", choices=[*AXES, "all"], default="all")
     options = pairs.settled(p.parse_args())

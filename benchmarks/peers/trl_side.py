@@ -63,7 +63,7 @@ class TakesTurns(TrainerCallback):
     """Holds the trainer after each optimiser step until it is its turn again. `done` says what a step did."""
 
     def __init__(self, asked: Asked, done: dict[str, Any], **facts: Any) -> None:
-        self._steps = Steps(lambda: asked.facts(**facts), warm_up=2)
+        self._steps = Steps(lambda: asked.facts(**facts))
         self._done = done
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
