@@ -47,11 +47,28 @@ class _Tally:
 
 
 def take_upload(
-    store: Store, project: Project, data: Path, token: str, upload: Upload, *, dry_run: bool, strict: bool = False
+    store: Store,
+    project: Project,
+    data: Path,
+    token: str,
+    upload: Upload,
+    *,
+    dry_run: bool,
+    strict: bool = False,
+    step: Callable[[], None] = lambda: None,
 ) -> ImportReport:
-    """Goes through what was read of a file. `strict`: one refused row is a DataError, and nothing is stored."""
+    """Goes through what was read of a file. `strict`: one refused row is a DataError, and nothing is stored.
+
+    step  is called at every row that is looked at: once in a dry run, twice when rows are stored
+    """
+
+    def rows() -> Iterator[tuple[str, Found]]:
+        for row in rows_of(data, token):
+            step()
+            yield row
+
     return take(
-        store, project, lambda: rows_of(data, token),
+        store, project, rows,
         what=upload.what, source=upload.source, by=upload.by, name=upload.name, dry_run=dry_run, strict=strict,
     )  # fmt: skip
 

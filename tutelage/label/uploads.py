@@ -1,4 +1,4 @@
-"""Files that people bring: kept under a hash name, read by the process beside this one, removed afterwards.
+"""Files that people bring: kept under a name drawn here, read by the process beside this one, removed afterwards.
 
 What is left is a spool of checked rows until somebody takes it, drops it, or an hour has passed. A client's name for a
 file is shown to the client and used for nothing else but its ending.
@@ -6,7 +6,6 @@ file is shown to the client and used for nothing else but its ending.
 
 import atexit
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -31,6 +30,7 @@ What = Literal["tasks", "judgements", "demonstrations"]
 FORMATS = ("auto", "tasks", *READERS)
 FOLDER = "uploads"
 KEPT_S = 3600.0
+LARGE = 2 << 20  # bytes
 ENDINGS = (*(kind + more for kind in KINDS for more in (".gz", ".xz", ".zst") if kind != ".parquet"), *KINDS)
 ROOT = Path(__file__).parents[2]
 
@@ -106,24 +106,43 @@ def stem(name: str) -> str:
 
 def read_upload(data: Path, file: IO[bytes], upload: Upload) -> str:
     """Keeps the bytes, reads them into a spool, removes them. The spool's token, or DataError for what is no data."""
+    token = keep_upload(data, file, upload)
+    read_kept(data, token, upload)
+    return token
+
+
+def keep_upload(data: Path, file: IO[bytes], upload: Upload) -> str:
+    """Keeps the bytes, to be read by `read_kept`. The token under which they and their spool lie."""
     folder = data / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _sweep(folder)
-    ending = next((e for e in ENDINGS if upload.name.lower().endswith(e)), None)
-    if ending is None:
-        raise DataError(
-            f"{upload.name}: its name ends in none of {', '.join(KINDS)}, all but .parquet also with .gz, .xz or "
-            f".zst behind. Give the file its right ending."
-        )
     token = secrets.token_hex(16)
-    aside = folder / f"{token}.part"
-    raw = _save(file, aside, ending)
-    spool = folder / f"{token}.rows"
+    raw, spool = folder / f"{token}{_ending(upload.name)}", folder / f"{token}.rows"
     try:
+        with _private(raw) as out:
+            while piece := file.read(1 << 20):
+                out.write(piece)
         with _private(spool) as out:
             out.write(json.dumps(asdict(upload)).encode() + b"\n")
-        asked = Asked(str(raw), str(spool), upload.what, upload.format, upload.name)
-        status = _READER.read(asked)
+    except BaseException:
+        drop_upload(data, token)
+        raise
+    return token
+
+
+def read_kept(data: Path, token: str, upload: Upload) -> int:
+    """Reads what was kept into its spool, and removes the bytes; the number of rows. The same again changes nothing.
+
+    DataError, and nothing is left, for what is no data.
+    """
+    folder = data / FOLDER
+    raw, spool = folder / f"{token}{_ending(upload.name)}", folder / f"{token}.rows"
+    try:
+        if raw.exists():
+            os.truncate(spool, len(json.dumps(asdict(upload)).encode()) + 1)  # what a reading that was cut off left
+            status = _READER.read(Asked(str(raw), str(spool), upload.what, upload.format, upload.name))
+        else:
+            status = 0  # read before
         end = _end(spool) if status == 0 else {}
         if "end" not in end:
             raise DataError(
@@ -132,29 +151,25 @@ def read_upload(data: Path, file: IO[bytes], upload: Upload) -> str:
                 else f"{upload.name} could not be read within {WALL_S} seconds and the memory that a file is given, or "
                 f"its bytes are damaged. Split it, or write it as JSON Lines."
             )
-    except BaseException:
-        spool.unlink(missing_ok=True)
-        raise
-    finally:
         raw.unlink(missing_ok=True)
-        aside.unlink(missing_ok=True)
-    return token
+    except BaseException:
+        drop_upload(data, token)
+        raise
+    return int(str(end["end"]))
+
+
+def _ending(name: str) -> str:
+    found = next((e for e in ENDINGS if name.lower().endswith(e)), None)
+    if found is None:
+        raise DataError(
+            f"{name}: its name ends in none of {', '.join(KINDS)}, all but .parquet also with .gz, .xz or .zst behind. "
+            f"Give the file its right ending."
+        )
+    return found
 
 
 def _private(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-
-
-def _save(file: IO[bytes], aside: Path, ending: str) -> Path:
-    """Writes the bytes under their hash, with something random, so that two of the same do not meet."""
-    seen = hashlib.sha256(aside.name.encode())
-    with _private(aside) as out:
-        while piece := file.read(1 << 20):
-            seen.update(piece)
-            out.write(piece)
-    raw = aside.with_name(seen.hexdigest()[:40] + ending)
-    aside.rename(raw)
-    return raw
 
 
 def _sweep(folder: Path) -> None:
@@ -200,4 +215,10 @@ def rows_of(data: Path, token: str) -> Iterator[tuple[str, Item | TaskRow | Refu
 
 
 def drop_upload(data: Path, token: str) -> None:
-    (data / FOLDER / f"{token}.rows").unlink(missing_ok=True)
+    for path in (data / FOLDER).glob(f"{token}.*"):
+        path.unlink(missing_ok=True)
+
+
+def is_large(data: Path, token: str) -> bool:
+    """Whether to go through it takes longer than somebody waits before a page."""
+    return sum(path.stat().st_size for path in (data / FOLDER).glob(f"{token}.*")) > LARGE

@@ -3,7 +3,7 @@ environment variable.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -188,10 +188,13 @@ def find_job(store: Store, project_id: int, number: int) -> Job | None:
     return _job(row) if row else None
 
 
-def take_job(store: Store) -> Job | None:
-    """The oldest waiting job, now running."""
+def take_job(store: Store, *, only: Collection[str] | None = None, but: Collection[str] = ()) -> Job | None:
+    """The oldest waiting job, now running: of these kinds only, or of all but these."""
+    wanted = [job.c.state == "waiting", job.c.kind.not_in(list(but))]
+    if only is not None:
+        wanted.append(job.c.kind.in_(list(only)))
     with store.write() as conn:
-        row = conn.execute(sa.select(job).where(job.c.state == "waiting").order_by(job.c.id).limit(1)).first()
+        row = conn.execute(sa.select(job).where(*wanted).order_by(job.c.id).limit(1)).first()
         if row is None:
             return None
         conn.execute(sa.update(job).where(job.c.id == row.id).values(state="running"))

@@ -8,9 +8,21 @@ from starlette.datastructures import FormData, UploadFile
 
 from tutelage.errors import DataError
 from tutelage.label.access import STAFF, Caller, Refused, Routes, caller
+from tutelage.label.file_jobs import Order, last_job, order, report_of, told
 from tutelage.label.intake import take_upload
 from tutelage.label.render import go, page
-from tutelage.label.uploads import FORMATS, Upload, What, drop_upload, find_upload, plain_name, read_upload, stem
+from tutelage.label.uploads import (
+    FORMATS,
+    Upload,
+    What,
+    drop_upload,
+    find_upload,
+    is_large,
+    keep_upload,
+    plain_name,
+    read_kept,
+    stem,
+)
 from tutelage.store import assignments
 from tutelage.store.access import note
 from tutelage.store.assignments import Held
@@ -19,6 +31,7 @@ from tutelage.store.projects import TASK_KINDS, TaskKind
 from tutelage.store.prompts import get_prompt, get_prompts
 from tutelage.store.sources import own_source
 from tutelage.store.tasks import NewTask, Task, add_tasks, close_tasks, get_task, list_tasks, progress
+from tutelage.store.tools import Job
 from tutelage.types import LabelerKind
 
 routes = Routes()
@@ -90,7 +103,7 @@ def upload_form(who: Who) -> Response:
 
 
 def _upload_page(who: Caller, status: int = 200, **values: Any) -> Response:
-    shown = {"why": "", "report": None, "token": "", "upload": None, "stored": False} | values
+    shown = {"why": "", "report": None, "token": "", "upload": None, "stored": False, "job": None} | values
     most = who.app.config.max_upload_mb
     return page(who, "tasks_upload.html", status=status, here="tasks", formats=FORMATS, most_mb=most, **shown)
 
@@ -125,7 +138,11 @@ def _read(who: Caller, form: FormData) -> Response:
             by=BY[by],
             name=name,
         )
-        token = read_upload(data, file.file, asked)
+        token = keep_upload(data, file.file, asked)
+        if is_large(data, token):
+            order(who.app, who.project, Order(token=token, account=who.account.id, step="look"))
+            return go(who.path(f"tasks/upload/{token}"))
+        read_kept(data, token, asked)
     except DataError as e:
         return _upload_page(who, 422, why=str(e))
     try:
@@ -148,16 +165,48 @@ def _chosen(form: FormData, name: str, known: tuple[str, ...]) -> Any:
 def take(who: Who, token: Token, rows: Annotated[Literal["good", "all"], Form()]) -> Response:
     """Stores the rows of a file that was read: the good ones, or all or nothing."""
     asked, data = _own_upload(who, token), who.app.config.data
+    if is_large(data, token):
+        wanted = Order(token=token, account=who.account.id, step="take", strict=rows == "all")
+        order(who.app, who.project, wanted)
+        return go(who.path(f"tasks/upload/{token}"))
     try:
         report = take_upload(who.store, who.project, data, token, asked, dry_run=False, strict=rows == "all")
     except DataError as e:
         return _upload_page(who, 422, why=str(e))
     drop_upload(data, token)
-    note(
-        who.store, "file taken", project_id=who.project.id, account_id=who.account.id,
-        what=asked.what, source=asked.source, rows=report.n_taken,
-    )  # fmt: skip
+    told(who.app, who.project, who.account.id, asked, report)
     return _upload_page(who, report=report, upload=asked, stored=True)
+
+
+@routes.on("GET", "/p/{slug}/tasks/upload/{token}", STAFF)
+def large_upload(who: Who, token: Token) -> Response:
+    """A large file on its way: how far it is, then what would become of it, then what became of it."""
+    job = _job_of(who, token)
+    if job.state == "failed":
+        assert job.result is not None, "a job that failed says why"
+        return _upload_page(who, why=job.result["error"])
+    asked = _own_upload(who, token)
+    if job.state != "done":
+        return _upload_page(who, job=job, token=token, upload=asked)
+    is_taken = job.request["step"] == "take"
+    return _upload_page(who, report=report_of(job), token=token, upload=asked, stored=is_taken)
+
+
+@routes.on("GET", "/p/{slug}/tasks/upload/{token}/progress", STAFF)
+def upload_progress(who: Who, token: Token) -> Response:
+    """The part that renews itself; once the job has ended, the browser is told to look at the page again."""
+    job = _job_of(who, token)
+    shown = page(who, "tasks_upload_progress.html", job=job, token=token)
+    if job.state in ("done", "failed"):
+        shown.headers["HX-Refresh"] = "true"
+    return shown
+
+
+def _job_of(who: Caller, token: str) -> Job:
+    job = last_job(who.app, who.project.id, token)
+    if job is None or job.request["account"] != who.account.id:
+        raise Refused(404, "This file was taken or dropped already, or an hour has passed. Upload it again.")
+    return job
 
 
 @routes.on("POST", "/p/{slug}/tasks/upload/{token}/drop", STAFF)
