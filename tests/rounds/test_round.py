@@ -18,6 +18,7 @@ from tutelage.formats.rows import read_rows
 from tutelage.model.chat import Chat
 from tutelage.model.checkpoint import save_causal
 from tutelage.model.load import load_causal, new_llama
+from tutelage.model.reward_model import load_reward
 from tutelage.model.tokenizer import train_bpe
 from tutelage.publish import RunLock
 from tutelage.rounds.recipe import Recipe
@@ -157,6 +158,27 @@ def test_ppo_runs_with(setting, tiny_base, tmp_path):
     metrics = tmp_path / "run" / "round-1" / "ppo" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert abs(next(r["kl"] for r in rows if "kl" in r)) < 1e-3
+
+
+def test_reward_models_of_few_comparisons_read_others_first_and_whole_answers(tiny_base, tmp_path):
+    rows = [{"prompt": f"Question {i}", "chosen": "Of course, which day?", "rejected": f"No {i}"} for i in range(200)]
+    (tmp_path / "others.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = (
+        f'reward_stage.pretrain_on=["{tmp_path}/others.jsonl"]', "reward_stage.read=answer", "reward_stage.insist=true",
+        "reward_stage.heads=sources", "reward.head_prior=0.7", "reward.epochs=0",
+    )  # fmt: skip
+    run_recipe(_recipe(tiny_base, *settings), tmp_path / "run")
+    folder = tmp_path / "run"
+    first, facts = load_reward(folder / "preference-pretraining")
+    assert (first.read, first.weigh, list(first.aspects)) == ("answer", "fixed", ["overall"])
+    assert facts["accuracy"] > 0.9  # any pass over these comparisons finds what they have in common
+    member = load_reward(folder / "round-1" / "reward-0")[0]
+    assert (member.read, member.weigh, list(member.aspects)) == ("answer", "prompt", ["round-1"])
+    learned, base = first.backbone.state_dict(), load_causal(str(folder / "sft"))[0].state_dict()
+    taken = member.backbone.state_dict()
+    assert all(torch.equal(taken[k], learned[k]) for k in learned)  # the heads were fitted on it as it is
+    assert not all(torch.equal(learned[k], base[k]) for k in learned)
+    assert (folder / "report.html").is_file()
 
 
 def test_a_run_waits_for_people_and_says_how_many(tiny_base, tmp_path):

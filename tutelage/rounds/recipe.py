@@ -96,6 +96,7 @@ class RewardStage:
     held_out_share: float = 0.3  # share of the rankings, by prompt, that train the held-out reward model
     pretrain_on: tuple[str, ...] = ()  # files of other comparisons that all reward models learn first
     pretrain_limit: int = 0  # rankings of them at most; 0 = all
+    pretrain_epochs: int = 1  # how often they are read, whatever `reward.epochs` says of a round's own comparisons
     aspects: dict[str, float] = field(default_factory=dict)  # weights of the heads by name; empty = all aspects alike
     read: Reading = "token"  # where the heads read an answer; "answer" = off all of its tokens
     heads: Literal["aspects", "sources"] = "aspects"  # "sources" = one a source of comparisons, weighed by the prompt
@@ -106,6 +107,11 @@ class RewardStage:
         if self.members < 1:
             raise ConfigError(
                 f"reward_stage.members = {self.members}, but one reward model is the least. Set it to 1 or more."
+            )
+        if self.pretrain_epochs < 1:
+            raise ConfigError(
+                f"reward_stage.pretrain_epochs = {self.pretrain_epochs} would read none of pretrain_on. Set it to 1 or "
+                f"more, or leave pretrain_on out."
             )
         if not 0 < self.held_out_share < 1:
             raise ConfigError(

@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ def preference_pretraining(run: Run, sft: Path) -> Path | None:
                 clean[:50],
                 derive(run.recipe.run.seed, "preference"),
                 {"stage": "preference"},
+                replace(run.recipe.reward, epochs=settings.pretrain_epochs, head_prior=0.0),
             )
     return folder
 
@@ -148,7 +149,8 @@ def _one(
     if not run.is_done(folder):
         with run.stage(folder, f"reward model ({name}) from {len(groups)} rankings") as stage:
             model = _unfitted(run, groups, sft, pretrained, seed)
-            _fit(run, stage, model, groups, valid, seed, {"stage": "reward", "snapshot": load_card(snapshot).hash})
+            lineage = {"stage": "reward", "snapshot": load_card(snapshot).hash}
+            _fit(run, stage, model, groups, valid, seed, lineage, run.recipe.reward)
     register(run, folder, parent=version_id(sft), snapshot=load_card(snapshot).hash)
     return folder
 
@@ -190,29 +192,29 @@ def _fit(
     valid: Sequence[RankedGroup],
     seed: int,
     lineage: dict[str, Any],
+    cfg: loop.RewardConfig,
 ) -> None:
     """Trains, normalises, measures and publishes one reward model."""
     recipe = run.recipe
     weight_of = reliabilities(groups) if recipe.reward_stage.labelers == "reliability" else {}
     rows, n_long = ranked_rows(groups, model.row, weight_of)
-    learner = loop.reward_learner(
-        model, optim=recipe.reward_optim, compute=recipe.compute, total_steps=loop.n_steps(recipe.reward, len(rows))
-    )
+    n_steps = loop.n_steps(cfg, len(rows))
+    learner = loop.reward_learner(model, optim=recipe.reward_optim, compute=recipe.compute, total_steps=n_steps)
     found = stage.resume()
     if found:
         learner.load_state(found[0])
     else:
         with torch.no_grad():
             model.log_tie.fill_(loop.log_tie_of(rows))
-        if recipe.reward.head_prior:
-            fit_heads(recipe.reward, comparison_batch(rows), model, recipe.compute)
+        if cfg.head_prior:
+            fit_heads(cfg, comparison_batch(rows), model, recipe.compute)
     loop.run(
-        recipe.reward,
+        cfg,
         rows=rows,
         model=model,
         learner=learner,
         seed=seed,
-        log=stage.metrics(loop.n_steps(recipe.reward, len(rows)), at=learner.n_steps, shown=("loss", "accuracy")),
+        log=stage.metrics(n_steps, at=learner.n_steps, shown=("loss", "accuracy")),
         save=lambda step: stage.save(step, learner.state(), {}),
     )
     answers = [(g.prompt, t) for g in valid for t in g.texts]
