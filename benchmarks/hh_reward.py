@@ -74,7 +74,7 @@ def fresh(start: RewardModel, args: argparse.Namespace, aspects: Sequence[str]) 
     """Fresh heads on a copy of the backbone; of one aspect, the heads that `start` has."""
     weigh: Weighing = "prompt" if len(aspects) > 1 else "fixed"
     equal = {name: 1 / len(aspects) for name in aspects}
-    model = new_reward_model(args.base, "causal", aspects=equal, read=args.read, weigh=weigh, seed=args.seed)
+    model = new_reward_model(args.base, args.kind, aspects=equal, read=args.read, weigh=weigh, seed=args.seed)
     if len(aspects) > 1:
         model.backbone.load_state_dict(start.backbone.state_dict())
     else:
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--pretrain", type=Path, nargs="*", default=[])
     parser.add_argument("--pretrain-limit", type=int, default=6000)
     parser.add_argument("--base", default="bundled")
+    parser.add_argument("--kind", choices=("causal", "encoder"), default="causal")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--run", type=int, default=5, help="how many of the folds to run")
     parser.add_argument("--read", choices=("token", "answer"), default="answer")
@@ -107,7 +108,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sets = {"helpful": read(args.helpful, "helpful"), "harmless": read(args.harmless, "harmless")}
-    start = new_reward_model(args.base, "causal", aspects=None, read=args.read, seed=args.seed)
+    start = new_reward_model(args.base, args.kind, aspects=None, read=args.read, seed=args.seed)
     if args.pretrain:
         ours = {normalise(first_turn(g)) for groups in sets.values() for g in groups}
         other = [g for path in args.pretrain for g in read(path) if normalise(first_turn(g)) not in ours]
