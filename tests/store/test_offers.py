@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tutelage.store.assignments import answer, answer_mark
+from tutelage.store import offers
+from tutelage.store.assignments import answer, answer_mark, held_by
 from tutelage.store.completions import add_completions
 from tutelage.store.db import open_store
 from tutelage.store.feedback import record
-from tutelage.store.offers import offer
+from tutelage.store.offers import COUNTED_S, offer
 from tutelage.store.people import add_labeler
 from tutelage.store.projects import ProjectSettings, create_project
 from tutelage.store.tasks import CHECK_SLOTS, NewTask, add_tasks, close_tasks, get_task, list_tasks, prioritise
@@ -309,3 +310,25 @@ def test_the_candidates_are_counted_as_one_by_one(table):
         seen[who].add(held.task.id)
         table.give(held, f"key-{step:05d}")
     assert sum(map(len, seen.values())) > 15
+
+
+def held_in(table, project, labeler):
+    with table.store.read() as conn:
+        return held_by(conn, project.id, labeler)
+
+
+def test_a_large_count_is_made_anew_every_few_seconds(table, monkeypatch):
+    monkeypatch.setattr("tutelage.store.offers._SOME", offers._ALL)  # as if it had stopped counting at 6 of them
+    monkeypatch.setattr("tutelage.store.offers.MANY", 6)
+    project, draw = table.project(), random.Random(2)
+    table.tasks(project, [f"t{i}" for i in range(6)])
+    assert offer(table.store, project, "a", rng=draw).probability == pytest.approx(1 / 6)
+    close_tasks(table.store, project.id, [1], state="closed")
+    table.task(project, "late")
+    table.task(project, "later")  # seven by now, and six are remembered: were it not so, she would see 7
+    monkeypatch.setattr("tutelage.store.offers.MANY", 7)
+    assert offer(table.store, project, "b", rng=draw).probability == pytest.approx(1 / 6)
+    table.clock.forward(COUNTED_S)
+    assert offer(table.store, project, "c", rng=draw).probability == pytest.approx(1 / 7)
+    have = [h.id for h in held_in(table, project, "c")]
+    assert offer(table.store, project, "c", have=have, rng=draw).probability == pytest.approx(1 / 6)  # hers is off

@@ -8,6 +8,7 @@ kinds, blindly or by priority. Checks and repeats look like any other task.
 import random
 from collections.abc import Collection
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -21,6 +22,9 @@ from tutelage.store.tasks import Task, task_row
 
 task, assignment = desk_schema.task, desk_schema.assignment
 DAY = 86400.0
+MANY = 2000  # candidates: so many are counted no more at each choice
+COUNTED_S = 5.0  # for which a count of more holds
+_COUNTED: WeakKeyDictionary[Store, dict[tuple[int, str], tuple[float, int]]] = WeakKeyDictionary()
 
 
 def offer(
@@ -49,7 +53,7 @@ def offer(
                 return one
         if len(held) >= MAX_HELD:
             raise ConflictError(f"{len(held)} tasks are in your hands already. Answer or skip one first.")
-        chosen = _choose(conn, project, labeler, kinds, draw, now)
+        chosen = _choose(store, conn, project, labeler, kinds, draw, now)
         if chosen is None:
             return None
         of, policy, probability, repeat = chosen
@@ -63,6 +67,7 @@ Choice = tuple[Task, str, float, int]
 
 
 def _choose(
+    store: Store,
     conn: Connection,
     project: Project,
     labeler: str,
@@ -86,18 +91,21 @@ def _choose(
             return check, "check", settings.gold_share, 0
     while weight:
         kind = draw.choices(list(weight), list(weight.values()))[0]
-        found = _of_kind(conn, project, labeler, kind, draw)
+        found = _of_kind(store, conn, project, labeler, kind, draw)
         if found is not None:
             return found
         del weight[kind]
     return None
 
 
-def _of_kind(conn: Connection, project: Project, labeler: str, kind: TaskKind, draw: random.Random) -> Choice | None:
+def _of_kind(
+    store: Store, conn: Connection, project: Project, labeler: str, kind: TaskKind, draw: random.Random
+) -> Choice | None:
     share = project.settings.random_share
-    best, n = _first(conn, project.id, labeler, kind)
+    best = _first(conn, project.id, labeler, kind)
     if best is None:
         return None
+    n = _candidates(store, conn, project.id, labeler, kind)
     if best.priority > 0 and draw.random() >= share:
         return best, "priority", 1 - share + share / n, 0
     found = _blind(conn, project.id, labeler, (kind,), 0, draw)
@@ -149,29 +157,50 @@ _FROM_THE_FIRST = (
     .limit(1)
 )
 _FROM_A_PLACE = _FROM_THE_FIRST.where(task.c.place >= sa.bindparam("at"))
-# Of a hundred thousand tasks a labeler has seen a few: all are counted in the index, and hers are taken off.
-_other = task.alias("other")
-_HERS = sa.union(
-    sa.select(assignment.c.task_id).where(*_SEEN),
-    sa.select(_other.c.id)
-    .join(schema.event, _EVENT.prompt_id == _other.c.prompt_id)
-    .where(_other.c.kind.in_(("rank", "compare")), *_OWN),
-)
-_counted = task.alias("counted")
-_ALL = sa.select(sa.func.count()).select_from(_counted).where(*_normal(_counted))
-_CANDIDATES = _ALL.scalar_subquery() - _ALL.where(_counted.c.id.in_(_HERS)).scalar_subquery()
 _BEST = (
-    sa.select(task, _CANDIDATES.label("candidates"))
+    sa.select(task)
     .where(*_normal(task), *_NEW_TO_HER)
     .order_by(task.c.priority.desc(), task.c.id.desc())  # of equals the newest: the index read backwards
     .limit(1)
 )
+# All are counted in the index, and those that a labeler has seen are taken off.
+_other = task.alias("other")
+_HERS = sa.union(
+    sa.select(assignment.c.task_id.label("id")).where(*_SEEN),
+    sa.select(_other.c.id)
+    .join(schema.event, _EVENT.prompt_id == _other.c.prompt_id)
+    .where(_other.c.kind.in_(("rank", "compare")), *_OWN),
+).subquery()
+_ALL = sa.select(sa.func.count()).select_from(task).where(*_normal(task))
+# A join, which SQLite begins with hers, which are few; given a list to look in, it goes through all tasks.
+_SEEN_OF_ALL = (
+    sa.select(sa.func.count()).select_from(sa.join(_HERS, task, task.c.id == _HERS.c.id)).where(*_normal(task))
+)
+_SOME = sa.select(sa.func.count()).select_from(sa.select(task.c.id).where(*_normal(task)).limit(MANY).subquery())
 
 
-def _first(conn: Connection, project_id: int, labeler: str, kind: TaskKind) -> tuple[Task | None, int]:
-    """The task of the highest priority, and how many tasks a blind choice of this kind is among."""
+def _first(conn: Connection, project_id: int, labeler: str, kind: TaskKind) -> Task | None:
+    """The task of the highest priority."""
     row = conn.execute(_BEST, {"project": project_id, "labeler": labeler, "kind": kind}).first()
-    return (task_row(row), int(row.candidates)) if row else (None, 0)
+    return task_row(row) if row else None
+
+
+def _candidates(store: Store, conn: Connection, project_id: int, labeler: str, kind: TaskKind) -> int:
+    """How many tasks a blind choice of this kind is among; there is one at least."""
+    wanted = {"project": project_id, "kind": kind}
+    n = int(conn.scalar(_SOME, wanted) or 0)
+    if n == MANY:
+        n = _many(store, conn, project_id, kind)
+    return max(1, n - int(conn.scalar(_SEEN_OF_ALL, {**wanted, "labeler": labeler}) or 0))
+
+
+def _many(store: Store, conn: Connection, project_id: int, kind: TaskKind) -> int:
+    """A large count, made anew every few seconds: of a hundred thousand it would hold up all who wait for the store."""
+    known, now = _COUNTED.setdefault(store, {}), store.seconds()
+    key = (project_id, kind)
+    if key not in known or not 0 <= now - known[key][0] < COUNTED_S:
+        known[key] = (now, int(conn.scalar(_ALL, {"project": project_id, "kind": kind}) or 0))
+    return known[key][1]
 
 
 def _blind(
