@@ -97,9 +97,9 @@ def test_an_answer_is_read_off_all_of_its_tokens_and_weighed_by_its_prompt(moved
     hidden_TD = reward.backbone.hf.base_model(input_ids=torch.tensor([ids]), layout=packed(len(ids)))[0][0]
     n = sum(own)
     raw_A = reward.head(hidden_TD[-n:].sum(0) / math.sqrt(n))
-    weight_A = reward.gate(hidden_TD[:-n].mean(0)).softmax(0)
-    assert 0.05 < weight_A[0] < 0.95
-    expected = (raw_A * weight_A).sum()
+    logit_A = reward.gate(hidden_TD[:-n].mean(0))
+    assert (raw_A[0] - raw_A[1]).abs() > 0.01 and (logit_A[0] - logit_A[1]).abs() > 0.01
+    expected = raw_A[logit_A.argmax()]
     torch.testing.assert_close(scores(reward, [ask("Is the pool open?")], [ANSWERS[2]])[0], expected, atol=1e-5, rtol=0)
 
 
@@ -152,6 +152,13 @@ def test_aspects_are_weighted_into_one_score(small_causal, small_chat):
     model.normalise(mean=0.5, std=2.0)
     # (3 - 0.5 * 2 - 0.5) / 2 = 0.75
     assert model.combine(torch.tensor([[3.0, 2.0]])).tolist() == [0.75]
+
+
+def test_the_aspect_that_the_gate_finds_likelier_is_the_score(moved):
+    model = moved(weigh="prompt")
+    model.normalise(mean=0.5, std=2.0)
+    # Aspect 0 by 2 > 1: (3 - 0.5) / 2; aspect 1 by -1 > -4: (7 - 0.5) / 2.
+    assert model.combine(torch.tensor([[3.0, 7.0, 2.0, 1.0], [3.0, 7.0, -4.0, -1.0]])).tolist() == [1.25, 3.25]
 
 
 def test_normalising_twice_is_normalising_once_to_the_last():

@@ -78,8 +78,8 @@ class RewardModel(nn.Module):
     read   "token": the heads read the one token that has seen all (causal: the last; encoder: the first). "answer":
            they read the sum of the answer's hidden states over the root of their number, which says more where
            comparisons are too few to teach one token what to gather
-    weigh  "fixed": the aspects weigh what `aspects` says. "prompt": a gate reads from the prompt how much each counts,
-           for tastes that pull apart and belong to different prompts
+    weigh  "fixed": the aspects weigh what `aspects` says. "prompt": a gate reads from the prompt which one counts, for
+           tastes that pull apart and belong to different prompts; mixed, the larger scores would drown the other taste
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class RewardModel(nn.Module):
         return torch.where(answer_BT, hidden_BTD, 0.0).sum(dim=1) / n_answer_B1.sqrt(), prompt_BD
 
     def heads(self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor) -> Tensor:
-        """Raw score of each aspect, and beside them the logit of its weight where a gate gives it; float32.
+        """Raw score of each aspect, and beside them, where there is a gate, the logit that it counts; float32.
 
         [B, A], with a gate [B, 2 A]. mask_BT is True on the answer's tokens.
         """
@@ -175,11 +175,11 @@ class RewardModel(nn.Module):
 
     def combine(self, out_BC: Tensor) -> Tensor:
         """Score [B] from what `heads` gave: weighted by aspect, scaled and shifted."""
-        gain, shift, weight_BA = self.get_buffer("gain"), self.get_buffer("shift"), self.get_buffer("weight_A")
-        raw_BA = out_BC[:, : len(self.aspects)]
-        if self.gate is not None:
-            weight_BA = out_BC[:, len(self.aspects) :].softmax(dim=-1)
-        return gain * (raw_BA * weight_BA).sum(dim=-1) + shift
+        gain, shift = self.get_buffer("gain"), self.get_buffer("shift")
+        if self.gate is None:
+            return gain * (out_BC * self.get_buffer("weight_A")).sum(dim=-1) + shift
+        raw_BA, logit_BA = out_BC.chunk(2, dim=1)
+        return gain * raw_BA.gather(1, logit_BA.argmax(dim=1, keepdim=True)).squeeze(1) + shift
 
     def normalise(self, mean: float, std: float | None) -> None:
         """Shifts so that scores of this mean become 0; with `std`, also scales so that this spread becomes 1."""
