@@ -103,9 +103,9 @@ def test_two_processes_at_once_both_get_it(tmp_path):
 
 NO_DOTS = "-mno-avx512bf16"
 SPELLINGS = {
-    "dot products": (*build.PLAIN, *build.WIDE, *build.NO_TILES, "-fopenmp"),
-    "plain loops": (*build.PLAIN, *build.NO_TILES, *((NO_DOTS,) if build.NO_TILES else ()), "-fopenmp-simd"),
-    "no OpenMP": build.FLAGS[-1],
+    "dot products": (*build.PLAIN, *build.WIDE, *build.NO_TILES),
+    "plain loops": (*build.PLAIN, *build.NO_TILES, *((NO_DOTS,) if build.NO_TILES else ())),
+    "narrow vectors": build.FLAGS[-1],
 }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from tutelage.model.attention import Packed
+from tutelage.native import memory
 
 ROUND = 32  # read lengths are rounded up to this, so that few shapes occur
 
@@ -68,8 +69,8 @@ class SlotCache:
         if not self.keys:
             for k in prefix.keys:
                 shape = (self.n_slots, k.shape[0], self.capacity, k.shape[2])
-                self.keys.append(torch.zeros(shape, dtype=k.dtype, device=k.device))
-                self.values.append(torch.zeros(shape, dtype=k.dtype, device=k.device))
+                self.keys.append(_zeros(shape, k))
+                self.values.append(_zeros(shape, k))
         for layer, (k, v) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
             self.keys[layer][slot, :, : prefix.length] = k
             self.values[layer][slot, :, : prefix.length] = v
@@ -82,6 +83,13 @@ class SlotCache:
     def step(self, position_S: Tensor) -> "DecodeLayout":
         """The layout of one new token in each of the first slots, at these positions."""
         return DecodeLayout(self.keys, self.values, position_S, self.capacity)
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """On a processor in large pages: a step reads all of it, and with small ones the way to a page takes the time."""
+    if like.device.type == "cpu":
+        return memory.zeros(*shape, dtype=like.dtype)
+    return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
 
 class DecodeLayout:

@@ -9,6 +9,7 @@
 // [positions, width] float32. Scores and sums are float32; probabilities and their gradients are rounded to bf16, since
 // they are multiplied again. A task is a sequence and a key head: it writes what no other task writes, so the number of
 // threads changes no bit. Blocks of 64 queries see whole blocks of keys, and none that lie after them.
+#include "crew.h"
 #include "rotate.h"
 
 struct Shape {
@@ -102,13 +103,15 @@ static inline void softmax(float* score, bf16* weight, long seen, long end, floa
     float most = -INFINITY;
 #pragma omp simd reduction(max : most)
     for (int l = 0; l < 32; l++) most = highest[l] > most ? highest[l] : most;
-    for (long j = 0; j < whole; j += 32)
+    for (long j = 0; j < whole; j += 32) {
+        float e[32];
 #pragma omp simd
         for (int l = 0; l < 32; l++) {
-            float e = fast_exp((score[j + l] - most) * scale);
-            mass[l] += e;
-            weight[j + l] = narrow(e);
+            e[l] = fast_exp((score[j + l] - most) * scale);
+            mass[l] += e[l];
         }
+        narrow_all(weight + j, e, 32);
+    }
     std::memset(weight + whole, 0, (end - whole) * sizeof(bf16));
     top = most * scale;
     total = 0;
@@ -173,13 +176,16 @@ static void backward_block(const Head& head, const Source& source, float scale, 
         float *s = score + i * k, *slope = grad_score + i * k;
         if (before < k || i0 + i >= source.n) close_row(s, i0 + i >= source.n ? 0 : before, k);
         const float lse = head.lse[i0 + i], delta = head.delta[i0 + i];
-        for (long j = 0; j < k; j += 32)
+        for (long j = 0; j < k; j += 32) {
+            float weight[32], change[32];
 #pragma omp simd
             for (int l = 0; l < 32; l++) {
-                float weight = fast_exp(s[j + l] * scale - lse);
-                p[i * k + j + l] = narrow(weight);
-                ds[i * k + j + l] = narrow(weight * (slope[j + l] - delta) * scale);
+                weight[l] = fast_exp(s[j + l] * scale - lse);
+                change[l] = weight[l] * (slope[j + l] - delta) * scale;
             }
+            narrow_all(p + i * k + j, weight, 32);
+            narrow_all(ds + i * k + j, change, 32);
+        }
     }
     pair_rows(paired, m * 16, p, k, m, k);
     product(source.grad_value + j0, apart(rows), head.slope_t + i0, apart(rows), paired, m * 16, w, k, m, true);
@@ -270,16 +276,11 @@ void attention_forward(const bf16* qkv, const int64_t* start, long n_sequences, 
                        float scale, const float* cos, const float* sin, const float* q_norm, const float* k_norm,
                        float eps, bf16* out, float* lse, int n_threads) {
     const Shape shape = {heads, groups, width, scale, eps, cos, sin, q_norm, k_norm};
-#pragma omp parallel num_threads(n_threads)
-    {
-        Tiles tiles;
-#pragma omp for schedule(dynamic)
-        for (long task = 0; task < n_sequences * groups; task++) {
-            const long first = start[task / groups], n = start[task / groups + 1] - first;
-            forward_task(qkv + first * shape.row(), shape, n, task % groups, out + first * heads * width,
-                         lse ? lse + first * heads : nullptr);
-        }
-    }
+    share(n_sequences * groups, n_threads, [&](long task) {
+        const long first = start[task / groups], n = start[task / groups + 1] - first;
+        forward_task(qkv + first * shape.row(), shape, n, task % groups, out + first * heads * width,
+                     lse ? lse + first * heads : nullptr);
+    });
 }
 
 // grad[n, heads, width] bf16 -> grad_qkv as qkv; grad_q_norm and grad_k_norm[n_sequences * groups, width], to be summed,
@@ -289,17 +290,12 @@ void attention_backward(const bf16* qkv, const bf16* out, const bf16* grad, cons
                         const float* sin, const float* q_norm, const float* k_norm, float eps, bf16* grad_qkv,
                         float* grad_q_norm, float* grad_k_norm, int n_threads) {
     const Shape shape = {heads, groups, width, scale, eps, cos, sin, q_norm, k_norm};
-#pragma omp parallel num_threads(n_threads)
-    {
-        Tiles tiles;
-#pragma omp for schedule(dynamic)
-        for (long task = 0; task < n_sequences * groups; task++) {
-            const long first = start[task / groups], n = start[task / groups + 1] - first;
-            backward_task(qkv + first * shape.row(), out + first * heads * width, grad + first * heads * width,
-                          lse + first * heads, shape, n, task % groups, grad_qkv + first * shape.row(),
-                          grad_q_norm ? grad_q_norm + task * width : nullptr,
-                          grad_k_norm ? grad_k_norm + task * width : nullptr);
-        }
-    }
+    share(n_sequences * groups, n_threads, [&](long task) {
+        const long first = start[task / groups], n = start[task / groups + 1] - first;
+        backward_task(qkv + first * shape.row(), out + first * heads * width, grad + first * heads * width,
+                      lse + first * heads, shape, n, task % groups, grad_qkv + first * shape.row(),
+                      grad_q_norm ? grad_q_norm + task * width : nullptr,
+                      grad_k_norm ? grad_k_norm + task * width : nullptr);
+    });
 }
 }

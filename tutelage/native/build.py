@@ -18,18 +18,15 @@ from tutelage.log import say
 SWITCH = "TUTELAGE_NATIVE"
 HERE = Path(__file__).parent
 SOURCES = (
-    "prepare.cpp", "norm.cpp", "linear.cpp", "attention.cpp", "head.cpp", "weight_gradient.cpp", "decode.cpp",
+    "prepare.cpp", "crew.cpp", "norm.cpp", "linear.cpp", "attention.cpp", "head.cpp", "weight_gradient.cpp",
+    "decode.cpp",
 )  # fmt: skip
-HEADERS = ("number.h", "tile.h", "linear.h", "rotate.h")
-PLAIN = ("-O3", "-std=c++17", "-shared", "-fPIC", "-march=native")
+HEADERS = ("number.h", "crew.h", "tile.h", "linear.h", "rotate.h")
+PLAIN = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fopenmp-simd", "-march=native")
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8") if platform.machine() == "x86_64" else ()
-# Tried in this order: a virtual machine may hide the tile registers, and a compiler may come without OpenMP.
-FLAGS = (
-    (*PLAIN, *WIDE, "-fopenmp"),
-    (*PLAIN, *WIDE, *NO_TILES, "-fopenmp"),
-    (*PLAIN, "-fopenmp-simd"),
-)
+# Tried in this order: a virtual machine may hide the tile registers, and a compiler may not know the wide flags.
+FLAGS = ((*PLAIN, *WIDE), (*PLAIN, *WIDE, *NO_TILES), PLAIN)
 TIMEOUT_S = 120
 
 
@@ -57,7 +54,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def find_compiler() -> str | None:
-    """The path of `$CXX`, or of the first known compiler; g++ first, since torch brings its OpenMP along."""
+    """The path of `$CXX`, or of the first known compiler; g++ first: it was measured."""
     for name in (os.environ.get("CXX"), "g++", "c++", "clang++"):
         if name and (path := shutil.which(name)):
             return path

@@ -11,6 +11,8 @@
 #include "linear.h"
 #include "rotate.h"
 
+static const long MOST_ROWS = 64;  // that a thread decodes together: what is at work stays in its cache
+
 struct Layer {
     Linear qkv, attended, gate, up, down;
     const float *norm_attention, *norm_mlp, *q_norm, *k_norm;  // the last two may be null
@@ -54,12 +56,19 @@ struct Room {
     float *score, *sums;     // of each position; of each column
 };
 
+// Asks for a line that is read a head later: memory, not arithmetic, is what takes the time, and the nearer cache has room
+// for fewer requests than the one behind it.
+static inline void fetch(const bf16* x) { __builtin_prefetch(x, 0, 2); }
+
 // Scores of 16 positions: the products of the pairs, and then their sums, turned so that a position has a lane.
-static inline Floats score_16(const Lanes* query, const bf16* keys, long width) {
+static inline Floats score_16(const Lanes* query, const bf16* keys, long width, const bf16* next) {
     Floats part[16];
     for (int t = 0; t < 16; t++) {
         part[t] = Floats{};
-        for (long c = 0; c < width / 32; c++) part[t] = add_pairs(part[t], query[c], ((const Lanes*)(keys + t * width))[c]);
+        for (long c = 0; c < width / 32; c++) {
+            fetch(next + t * width + c * 32);
+            part[t] = add_pairs(part[t], query[c], ((const Lanes*)(keys + t * width))[c]);
+        }
     }
     transpose_square((Lanes*)part);
     for (int step = 8; step; step /= 2)
@@ -67,16 +76,12 @@ static inline Floats score_16(const Lanes* query, const bf16* keys, long width) 
     return part[0];
 }
 
-// Asks for what is read next while this is computed: the memory, not the arithmetic, is what takes the time.
-static inline void fetch(const bf16* x, long n) {
-    for (long j = 0; j < n; j += 32) __builtin_prefetch(x + j);
-}
-
 // sums[width] = weight[n] times the values of n positions. Even and odd columns are summed apart: a word holds two.
-static inline void weigh(const float* weight, const bf16* values, long n, long width, float* sums) {
+static inline void weigh(const float* weight, const bf16* values, long n, long width, float* sums, const bf16* next) {
     for (long c = 0; c < width; c += 32) {
         Floats even = {}, odd = {};
         for (long t = 0; t < n; t++) {
+            fetch(next + t * width + c);
             const Lanes two = *(const Lanes*)(values + t * width + c);
             even += weight[t] * (Floats)(two << 16);
             odd += weight[t] * (Floats)(two & 0xffff0000u);
@@ -88,12 +93,10 @@ static inline void weigh(const float* weight, const bf16* values, long n, long w
 // softmax(q k^T) v of one query head over the first n positions of its slot. width and the room of a slot are padded, so
 // that whole blocks can be read.
 static void attend(const bf16* query, const bf16* keys, const bf16* values, bf16* out, long n, long width, float scale,
-                   float* score, float* sums, const bf16* next) {
+                   float* score, float* sums, const bf16* next_keys, const bf16* next_values) {
     float top = -INFINITY, total = 0;
-    for (long t = 0; t < n; t += 16) {
-        fetch(values + t * width, 16 * width);
-        *(Floats*)(score + t) = score_16((const Lanes*)query, keys + t * width, width);
-    }
+    for (long t = 0; t < n; t += 16)
+        *(Floats*)(score + t) = score_16((const Lanes*)query, keys + t * width, width, next_keys + t * width);
 #pragma omp simd reduction(max : top)
     for (long t = 0; t < n; t++) top = score[t] > top ? score[t] : top;
 #pragma omp simd reduction(+ : total)
@@ -101,8 +104,7 @@ static void attend(const bf16* query, const bf16* keys, const bf16* values, bf16
         score[t] = fast_exp((score[t] - top) * scale);
         total += score[t];
     }
-    fetch(next, n * width);
-    weigh(score, values, n, width, sums);
+    weigh(score, values, n, width, sums, next_values);
     const float part = 1.0f / total;
 #pragma omp simd
     for (long j = 0; j < width; j++) out[j] = narrow(sums[j] * part);
@@ -119,10 +121,9 @@ static void attend_row(const Decoder& m, const Layer& layer, const bf16* qkv, bf
         std::memcpy(layer.values + start + position * w, qkv + (m.heads + m.groups + g) * k, k * sizeof(bf16));
         for (long h = g * shared; h < (g + 1) * shared; h++) {
             rotate(room.query, qkv + h * k, layer.q_norm, m.head_eps, cos, sin, k, room.sums);
-            const bf16* keys = layer.keys + start;
-            const bf16* next = h + 1 < (g + 1) * shared ? keys : keys + m.capacity * w;
-            attend(room.query, keys, layer.values + start, room.attended, position + 1, w, m.scale, room.score, room.sums,
-                   next);
+            const long ahead = h + 1 < (g + 1) * shared ? start : start + m.capacity * w;
+            attend(room.query, layer.keys + start, layer.values + start, room.attended, position + 1, w, m.scale, room.score,
+                   room.sums, layer.keys + ahead, layer.values + ahead);
             std::memcpy(out + h * k, room.attended, k * sizeof(bf16));
         }
     }
@@ -135,12 +136,10 @@ static void mlp(const Decoder& m, const Layer& layer, const bf16* h, float* x, b
     for (long first = 0; first < m.inner; first += PANEL) {
         const long count = panel(layer.gate, first, h, rows, gates);
         panel(layer.up, first, h, rows, ups);
-        for (long i = 0; i < n; i++)
-#pragma omp simd
-            for (long j = 0; j < count; j++) {
-                const float g = widen(narrow(gates[i * PANEL + j]));
-                inner[i * step + first + j] = narrow(g * sigmoid(g) * widen(narrow(ups[i * PANEL + j])));
-            }
+        for (long i = 0; i < n; i++) {
+            bf16 gate[PANEL], up[PANEL];
+            gate_row(gates + i * PANEL, ups + i * PANEL, inner + i * step + first, gate, up, count);
+        }
     }
     add(layer.down, inner, x, n, rows, gates);
 }
@@ -148,7 +147,7 @@ static void mlp(const Decoder& m, const Layer& layer, const bf16* h, float* x, b
 // Rows `first` to `first + n`, all layers; logits of row i are written to logits + i * vocabulary.
 static void decode_rows(const Decoder& m, const Layer* layers, const int64_t* token, const int64_t* position, long first,
                         long n, bf16* logits) {
-    const long d = m.width, rows = (n + ROW_STEP - 1) / ROW_STEP * ROW_STEP, in = padded(d), o = m.heads * m.head_width;
+    const long d = m.width, rows = whole_steps(n), in = padded(d), o = m.heads * m.head_width;
     const long c = (m.heads + 2 * m.groups) * m.head_width, step = padded(m.inner);
     scratch.reset(rows * (d * 4 + (in + padded(o) + c + step) * 2 + 2 * PANEL * 4) + m.capacity * 4 + padded(m.head_width) * 8 +
                   2048);
@@ -215,23 +214,18 @@ extern "C" {
 void decode_step(const Decoder* m, const Layer* layers, const int64_t* token, const int64_t* position, long n,
                  bf16* logits, const double* uniform, float inverse_temperature, int64_t* drawn, float* logp,
                  int n_threads) {
-#pragma omp parallel num_threads(n_threads)
-    {
-        Tiles tiles;
-#pragma omp for schedule(static)
-        for (long part = 0; part < n_threads; part++) {
-            const long first = n * part / n_threads, end = n * (part + 1) / n_threads;
-            if (first == end) continue;
-            decode_rows(*m, layers, token, position, first, end - first, logits);
-            if (!uniform) continue;
-            scratch.reset(m->vocabulary * 4 + (m->vocabulary / 64 + 1) * 8 + 256);
-            float* weight = scratch.take<float>(m->vocabulary);
-            double* before = scratch.take<double>(m->vocabulary / 64 + 1);
-            for (long i = first; i < end; i++)
-                draw_row(logits + i * m->vocabulary, inverse_temperature, uniform[i], m->vocabulary, weight, before,
-                         drawn + i, logp + i);
-        }
-    }
+    const long even = (n + n_threads - 1) / n_threads, rows = even < MOST_ROWS ? even : MOST_ROWS;
+    share((n + rows - 1) / rows, n_threads, [&](long part) {
+        const long first = part * rows, end = first + rows < n ? first + rows : n;
+        decode_rows(*m, layers, token, position, first, end - first, logits);
+        if (!uniform) return;
+        scratch.reset(m->vocabulary * 4 + (m->vocabulary / 64 + 1) * 8 + 256);
+        float* weight = scratch.take<float>(m->vocabulary);
+        double* before = scratch.take<double>(m->vocabulary / 64 + 1);
+        for (long i = first; i < end; i++)
+            draw_row(logits + i * m->vocabulary, inverse_temperature, uniform[i], m->vocabulary, weight, before, drawn + i,
+                     logp + i);
+    });
 }
 
 // qkv[n, heads + 2 groups, width] -> keys[groups, n, width padded to a multiple of 32], zero before; position[n].

@@ -8,7 +8,7 @@
 
 #include "linear.h"
 
-static const long ROWS = 128;  // of a block: enough to use a weight often, few enough to stay in the cache
+static const long ROWS = 128;  // of a part: enough to use a weight often, few enough to stay in the cache
 
 // Numbers between two rows of logits, which must not lie at a distance that the cache maps to one place.
 static long logits_step(long v) { return v + 32; }
@@ -41,8 +41,13 @@ static void slope_row(const bf16* row, bf16* slope, int64_t token, float norm, f
                       long v) {
     const float scale = grad * inverse_temperature;
     const float chosen = scale * (1.0f - fast_exp(widen(row[token]) * inverse_temperature - norm));
+    for (long first = 0; first < v; first += PANEL) {
+        float part[PANEL];
+        const long count = v - first < PANEL ? v - first : PANEL;
 #pragma omp simd
-    for (long j = 0; j < v; j++) slope[j] = narrow(-scale * fast_exp(widen(row[j]) * inverse_temperature - norm));
+        for (long j = 0; j < count; j++) part[j] = -scale * fast_exp(widen(row[first + j]) * inverse_temperature - norm);
+        narrow_all(slope + first, part, count);
+    }
     slope[token] = narrow(chosen);
 }
 
@@ -52,10 +57,8 @@ static void logits_of(const Linear& head, const bf16* x, bf16* logits, long m, f
     for (long first = 0; first < head.out; first += PANEL)
         for (long i = 0; i < m; i += 32) {
             const long n = m - i < 32 ? m - i : 32;
-            const long count = panel(head, first, x + i * in, (n + ROW_STEP - 1) / ROW_STEP * ROW_STEP, sums);
-            for (long k = 0; k < n; k++)
-#pragma omp simd
-                for (long j = 0; j < count; j++) logits[(i + k) * step + first + j] = narrow(sums[k * PANEL + j]);
+            const long count = panel(head, first, x + i * in, whole_steps(n), sums);
+            for (long k = 0; k < n; k++) narrow_all(logits + (i + k) * step + first, sums + k * PANEL, count);
         }
 }
 
@@ -65,45 +68,35 @@ extern "C" {
 void head_forward(const Linear* head, const bf16* x, const int64_t* token, float inverse_temperature, float* logp,
                   float* norm, float* entropy, long n, int n_threads) {
     const long v = head->out, in = padded(head->in), step = logits_step(v);
-#pragma omp parallel num_threads(n_threads)
-    {
-        Tiles tiles;
+    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
+        const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
         scratch.reset(ROWS * (in + step) * 2 + 32 * PANEL * 4 + 256);
         bf16 *buffer = scratch.take<bf16>(ROWS * in), *logits = scratch.take<bf16>(ROWS * step);
         float* sums = scratch.take<float>(32 * PANEL);
-#pragma omp for schedule(static)
-        for (long first = 0; first < n; first += ROWS) {
-            const long m = n - first < ROWS ? n - first : ROWS;
-            logits_of(*head, whole_rows(buffer, x + first * head->in, m, head->in), logits, m, sums);
-            for (long i = 0; i < m; i++)
-                read_row(logits + i * step, token[first + i], inverse_temperature, logp + first + i, norm + first + i,
-                         entropy ? entropy + first + i : nullptr, v);
-        }
-    }
+        logits_of(*head, whole_rows(buffer, x + first * head->in, m, head->in), logits, m, sums);
+        for (long i = 0; i < m; i++)
+            read_row(logits + i * step, token[first + i], inverse_temperature, logp + first + i, norm + first + i,
+                     entropy ? entropy + first + i : nullptr, v);
+    });
 }
 
 // grad[n] of the log-probabilities -> slope[n, v] bf16 of the logits, and with `turned` (else null) grad_x[n, in] bf16.
 void head_backward(const Linear* head, const Linear* turned, const bf16* x, const int64_t* token, const float* norm,
                    const float* grad, float inverse_temperature, bf16* slope, bf16* grad_x, long n, int n_threads) {
     const long v = head->out, in = padded(head->in), step = logits_step(v), wide = padded(v);
-#pragma omp parallel num_threads(n_threads)
-    {
-        Tiles tiles;
+    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
+        const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
         scratch.reset(ROWS * (in + step + wide) * 2 + ROWS * PANEL * 4 + 256);
         bf16 *buffer = scratch.take<bf16>(ROWS * in), *logits = scratch.take<bf16>(ROWS * step);
         bf16* slopes = scratch.take<bf16>(ROWS * wide);
         float* sums = scratch.take<float>(ROWS * PANEL);
-#pragma omp for schedule(static)
-        for (long first = 0; first < n; first += ROWS) {
-            const long m = n - first < ROWS ? n - first : ROWS;
-            logits_of(*head, whole_rows(buffer, x + first * head->in, m, head->in), logits, m, sums);
-            for (long i = 0; i < m; i++)
-                slope_row(logits + i * step, slope + (first + i) * v, token[first + i], norm[first + i], grad[first + i],
-                          inverse_temperature, v);
-            if (turned)
-                apply(*turned, whole_rows(slopes, slope + first * v, m, v), grad_x + first * head->in, head->in, m,
-                      (m + ROW_STEP - 1) / ROW_STEP * ROW_STEP, sums);
-        }
-    }
+        logits_of(*head, whole_rows(buffer, x + first * head->in, m, head->in), logits, m, sums);
+        for (long i = 0; i < m; i++)
+            slope_row(logits + i * step, slope + (first + i) * v, token[first + i], norm[first + i], grad[first + i],
+                      inverse_temperature, v);
+        if (turned)
+            apply(*turned, whole_rows(slopes, slope + first * v, m, v), grad_x + first * head->in, head->in, m,
+                  whole_steps(m), sums);
+    });
 }
 }

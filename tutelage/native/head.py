@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tutelage.native import kernels
 from tutelage.native.linear import Paired, read_head, read_head_backward
+from tutelage.native.memory import empty, zeros
 
 SLICE_BYTES = 8 << 20  # of the logits' gradient at a time
 
@@ -51,8 +52,8 @@ class _HeadLogp(torch.autograd.Function):
         half_MD, token_M, norm_M = ctx.saved_tensors
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_M = grads[0].contiguous()
-        grad_MD = torch.empty(half_MD.shape) if needs_hidden else None
-        grad_VD = torch.zeros(ctx.head.n_out, ctx.head.n_in) if needs_weight else None
+        grad_MD = empty(*half_MD.shape, dtype=torch.float32) if needs_hidden else None
+        grad_VD = zeros(ctx.head.n_out, ctx.head.n_in, dtype=torch.float32) if needs_weight else None
         rows = max(1, SLICE_BYTES // (2 * ctx.head.n_out))
         for start in range(0, len(token_M), rows):
             part = slice(start, start + rows)

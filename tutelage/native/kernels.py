@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from tutelage.native.build import library
+from tutelage.native.memory import empty
 
 BF16, F32, I64 = torch.bfloat16, torch.float32, torch.int64
+NORM_ROWS = 512  # whose part of the gradient of a norm's weight is summed by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,8 @@ def norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x + y (x itself without a y), its RMS norm times the weight (bf16, or float32 if `wide`), and 1 / rms [N]."""
     n, d = x_ND.shape
-    sum_ND = torch.empty_like(x_ND) if y_ND is not None else x_ND
-    out_ND = torch.empty(n, d, dtype=F32 if wide else BF16)
+    sum_ND = empty(n, d, dtype=F32) if y_ND is not None else x_ND
+    out_ND = empty(n, d, dtype=F32 if wide else BF16)
     inverse_N = torch.empty(n)
     none = ctypes.c_void_p(None)
     kernels_of().norm_forward(
@@ -96,15 +98,16 @@ def norm_backward(
     past_ND  what flows past the norm to the same sum
     """
     n, d = x_ND.shape
-    out_ND, half_ND = torch.empty(n, d), torch.empty(n, d, dtype=BF16)
-    n_threads = torch.get_num_threads()
-    weight_PD = torch.empty(n_threads, d)
+    out_ND, half_ND = empty(n, d, dtype=F32), empty(n, d, dtype=BF16)
+    parts = max(1, -(-n // NORM_ROWS))
+    weight_PD = torch.empty(parts, d)
     none = ctypes.c_void_p(None)
     is_half = grad_ND.dtype == BF16
     kernels_of().norm_backward(
         at(grad_ND, BF16, n, d) if is_half else none, none if is_half else at(grad_ND, F32, n, d),
         at(past_ND, F32, n, d), at(x_ND, F32, n, d), at(inverse_N, F32, n), at(weight_D, F32, d),
-        at(out_ND, F32, n, d), at(half_ND, BF16, n, d), at(weight_PD, F32, n_threads, d), _n(n), _n(d), threads(),
+        at(out_ND, F32, n, d), at(half_ND, BF16, n, d), at(weight_PD, F32, parts, d), _n(n), _n(d), _n(parts),
+        threads(),
     )  # fmt: skip
     return out_ND, half_ND, weight_PD.sum(dim=0)
 
@@ -117,7 +120,7 @@ def attention(
     qkv_NC  bf16: query heads, key heads, value heads; queries and keys are normed (if there are weights) and rotated
     """
     n = len(qkv_NC)
-    out_NO = torch.empty(n, heads.queries * heads.width, dtype=BF16)
+    out_NO = empty(n, heads.queries * heads.width, dtype=BF16)
     lse_NH = torch.empty(n, heads.queries)
     kernels_of().attention_forward(
         at(qkv_NC, BF16, n, heads.columns), *_rows(rows, heads), *_norms(heads, q_norm_K, k_norm_K),
@@ -132,7 +135,7 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of the projections [N, C] bf16 and of the two norms' weights."""
     n, tasks = len(qkv_NC), (len(rows.start_B1) - 1) * heads.groups
-    grad_NC = torch.empty_like(qkv_NC)
+    grad_NC = empty(*qkv_NC.shape, dtype=BF16)
     norms = [None if w is None else torch.zeros(tasks, heads.width) for w in (q_norm_K, k_norm_K)]
     kernels_of().attention_backward(
         at(qkv_NC, BF16, n, heads.columns), at(out_NO, BF16, n, heads.queries * heads.width),
@@ -150,7 +153,7 @@ def weight_gradient(grad_NR: Tensor, x_NC: Tensor, onto_RC: Tensor | None = None
     if r % 32 or c % 32 or not n:
         slope_RC = torch.mm(grad_NR.T, x_NC).float()
         return slope_RC if onto_RC is None else onto_RC.add_(slope_RC)
-    out_RC = torch.empty(r, c) if onto_RC is None else onto_RC
+    out_RC = empty(r, c, dtype=F32) if onto_RC is None else onto_RC
     kernels_of().weight_gradient(
         at(grad_NR, BF16, n, r), at(x_NC, BF16, n, c), at(out_RC, F32, r, c), _n(n), _n(r), _n(c),
         ctypes.c_int(onto_RC is not None), threads(),

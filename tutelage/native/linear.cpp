@@ -9,94 +9,84 @@
 // Threads take blocks of rows. A row is computed by itself, to the bit, whatever else is in the pass.
 #include "linear.h"
 
-static const long ROWS = 32;  // of a block
+static const long ROWS = 64;  // of a part
+
+// The gradient of one row of silu(gate) * up, `slope` -> that of gate and up, and silu(gate) * up once more.
+static inline void gate_row_backward(const float* slope, const bf16* gate, const bf16* up, bf16* grad_gate, bf16* grad_up,
+                                     bf16* hidden, long count) {
+    float product[PANEL], of_gate[PANEL], of_up[PANEL];
+#pragma omp simd
+    for (long j = 0; j < count; j++) {
+        const float g = widen(gate[j]), u = widen(up[j]), open = sigmoid(g), silu = g * open;
+        product[j] = silu * u;
+        of_up[j] = slope[j] * silu;
+        of_gate[j] = slope[j] * u * (open + silu * (1.0f - open));
+    }
+    narrow_all(hidden, product, count);
+    narrow_all(grad_up, of_up, count);
+    narrow_all(grad_gate, of_gate, count);
+}
 
 extern "C" {
 
 // x[n, in] -> out[n, out].
 void linear(const Linear* layer, const bf16* x, bf16* out, long n, int n_threads) {
-#pragma omp parallel num_threads(n_threads)
-    {
-        Tiles tiles;
+    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
+        const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
         scratch.reset(ROWS * (padded(layer->in) * 2 + PANEL * 4) + 128);
         bf16* buffer = scratch.take<bf16>(ROWS * padded(layer->in));
         float* sums = scratch.take<float>(ROWS * PANEL);
-#pragma omp for schedule(static)
-        for (long first = 0; first < n; first += ROWS) {
-            const long m = n - first < ROWS ? n - first : ROWS;
-            const bf16* rows = whole_rows(buffer, x + first * layer->in, m, layer->in);
-            apply(*layer, rows, out + first * layer->out, layer->out, m, (m + ROW_STEP - 1) / ROW_STEP * ROW_STEP, sums);
-        }
-    }
+        const bf16* rows = whole_rows(buffer, x + first * layer->in, m, layer->in);
+        apply(*layer, rows, out + first * layer->out, layer->out, m, whole_steps(m), sums);
+    });
 }
 
 // x[n, in] -> out[n, f], and gate_up[n, 2 f] (unless null): gates, then ups.
 void gated(const Linear* gate, const Linear* up, const bf16* x, bf16* gate_up, bf16* out, long n, int n_threads) {
     const long f = gate->out, in = gate->in;
-#pragma omp parallel num_threads(n_threads)
-    {
-        Tiles tiles;
+    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
+        const long start = part * ROWS, m = n - start < ROWS ? n - start : ROWS;
         scratch.reset(ROWS * (padded(in) * 2 + PANEL * 8) + 256);
         bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
         float *gates = scratch.take<float>(ROWS * PANEL), *ups = scratch.take<float>(ROWS * PANEL);
-#pragma omp for schedule(static)
-        for (long first = 0; first < n; first += ROWS) {
-            const long m = n - first < ROWS ? n - first : ROWS, rows = (m + ROW_STEP - 1) / ROW_STEP * ROW_STEP;
-            const bf16* block = whole_rows(buffer, x + first * in, m, in);
-            for (long column = 0; column < f; column += PANEL) {
-                const long count = panel(*gate, column, block, rows, gates);
-                panel(*up, column, block, rows, ups);
-                for (long i = 0; i < m; i++) {
-                    bf16* to = out + (first + i) * f + column;
-                    float *g = gates + i * PANEL, *u = ups + i * PANEL;
-                    if (gate_up) {
-                        bf16 *g_to = gate_up + (first + i) * 2 * f + column, *u_to = g_to + f;
-#pragma omp simd
-                        for (long j = 0; j < count; j++) g_to[j] = narrow(g[j]), u_to[j] = narrow(u[j]);
-                    }
-#pragma omp simd
-                    for (long j = 0; j < count; j++) {
-                        const float opened = widen(narrow(g[j]));
-                        to[j] = narrow(opened * sigmoid(opened) * widen(narrow(u[j])));
-                    }
-                }
+        const bf16* block = whole_rows(buffer, x + start * in, m, in);
+        for (long first = 0; first < f; first += PANEL) {
+            const long count = panel(*gate, first, block, whole_steps(m), gates);
+            panel(*up, first, block, whole_steps(m), ups);
+            for (long i = 0; i < m; i++) {
+                bf16 unkept[2 * PANEL], *to = out + (start + i) * f + first;
+                bf16* kept_gate = gate_up ? gate_up + (start + i) * 2 * f + first : unkept;
+                bf16* kept_up = gate_up ? kept_gate + f : unkept + PANEL;
+                fetch_panel_to_write(to);
+                if (gate_up) fetch_panel_to_write(kept_gate), fetch_panel_to_write(kept_up);
+                gate_row(gates + i * PANEL, ups + i * PANEL, to, kept_gate, kept_up, count);
             }
         }
-    }
+    });
 }
 
 // grad[n, out], of a layer on silu(gate) * up, and that layer turned -> grad_gate_up[n, 2 f] and hidden[n, f].
 void gated_backward(const Linear* turned, const bf16* grad, const bf16* gate_up, bf16* grad_gate_up, bf16* hidden, long n,
                     int n_threads) {
     const long f = turned->out, in = turned->in;
-#pragma omp parallel num_threads(n_threads)
-    {
-        Tiles tiles;
+    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
+        const long start = part * ROWS, m = n - start < ROWS ? n - start : ROWS;
         scratch.reset(ROWS * (padded(in) * 2 + PANEL * 4) + 128);
         bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
         float* slopes = scratch.take<float>(ROWS * PANEL);
-#pragma omp for schedule(static)
-        for (long first = 0; first < n; first += ROWS) {
-            const long m = n - first < ROWS ? n - first : ROWS;
-            const bf16* block = whole_rows(buffer, grad + first * in, m, in);
-            for (long column = 0; column < f; column += PANEL) {
-                const long count = panel(*turned, column, block, (m + ROW_STEP - 1) / ROW_STEP * ROW_STEP, slopes);
-                for (long i = 0; i < m; i++) {
-                    const bf16 *gate = gate_up + (first + i) * 2 * f + column, *up = gate + f;
-                    bf16 *grad_gate = grad_gate_up + (first + i) * 2 * f + column, *grad_up = grad_gate + f;
-                    bf16* to = hidden + (first + i) * f + column;
-                    const float* slope = slopes + i * PANEL;
-#pragma omp simd
-                    for (long j = 0; j < count; j++) {
-                        const float g = widen(gate[j]), u = widen(up[j]), open = sigmoid(g), silu = g * open;
-                        to[j] = narrow(silu * u);
-                        grad_up[j] = narrow(slope[j] * silu);
-                        grad_gate[j] = narrow(slope[j] * u * (open + silu * (1.0f - open)));
-                    }
-                }
+        const bf16* block = whole_rows(buffer, grad + start * in, m, in);
+        for (long first = 0; first < f; first += PANEL) {
+            const long count = panel(*turned, first, block, whole_steps(m), slopes);
+            for (long i = 0; i < m; i++) {
+                const bf16* gate = gate_up + (start + i) * 2 * f + first;
+                bf16* grad_gate = grad_gate_up + (start + i) * 2 * f + first;
+                bf16* to = hidden + (start + i) * f + first;
+                fetch_panel(gate), fetch_panel(gate + f);
+                fetch_panel_to_write(grad_gate), fetch_panel_to_write(grad_gate + f), fetch_panel_to_write(to);
+                gate_row_backward(slopes + i * PANEL, gate, gate + f, grad_gate, grad_gate + f, to, count);
             }
         }
-    }
+    });
 }
 
 // weight[out, in], both multiples of 32 -> paired for x W^T, or for x W if `turned`.

@@ -1,5 +1,6 @@
 // A linear layer on paired weights, panel by panel: sums of a few columns at a time, handed on while they are hot.
 #pragma once
+#include "crew.h"
 #include "tile.h"
 
 // [out, in] padded with zeros to multiples of 32 and paired, so that x W^T is a product. The bias may be null.
@@ -10,10 +11,21 @@ struct Linear {
 
 static const long PANEL = 64;  // columns computed together; their sums have this many numbers a row
 
+// Asks for what the next panel reads or writes of a row: the processor does not foresee it, since panels run down, not along, the rows.
+static inline void fetch_panel(const bf16* x) {
+    for (long j = 0; j < PANEL; j += 32) __builtin_prefetch(x + PANEL + j, 0, 2);
+}
+static inline void fetch_panel_to_write(bf16* x) {
+    for (long j = 0; j < PANEL; j += 32) __builtin_prefetch(x + PANEL + j, 1, 2);
+}
+
+// n up to a multiple of what `product` takes at once.
+static inline long whole_steps(long n) { return (n + ROW_STEP - 1) / ROW_STEP * ROW_STEP; }
+
 // The n rows of x as `product` reads them, padded(width) apart: x itself, or a copy with zeros around it.
 static inline const bf16* whole_rows(bf16* buffer, const bf16* x, long n, long width) {
     if (n % ROW_STEP == 0 && width % 32 == 0) return x;
-    const long step = padded(width), rows = (n + ROW_STEP - 1) / ROW_STEP * ROW_STEP;
+    const long step = padded(width), rows = whole_steps(n);
     std::memset(buffer, 0, rows * step * sizeof(bf16));
     for (long i = 0; i < n; i++) std::memcpy(buffer + i * step, x + i * width, width * sizeof(bf16));
     return buffer;
@@ -22,7 +34,8 @@ static inline const bf16* whole_rows(bf16* buffer, const bf16* x, long n, long w
 // The sums of columns `first` and after, at most PANEL of them, of x W^T; returns how many of them are real.
 static inline long panel(const Linear& layer, long first, const bf16* x, long rows, float* sums) {
     const long in = padded(layer.in), left = padded(layer.out) - first, real = layer.out - first;
-    product(sums, PANEL, x, in, layer.weight + first * in, in * 16, rows, left < PANEL ? left : PANEL, in, false);
+    const bf16 *weight = layer.weight + first * in, *ahead = left >= 2 * PANEL ? weight + PANEL * in : nullptr;
+    product(sums, PANEL, x, in, weight, in * 16, rows, left < PANEL ? left : PANEL, in, false, ahead);
     return real < PANEL ? real : PANEL;
 }
 
@@ -32,14 +45,26 @@ static inline void apply(const Linear& layer, const bf16* x, bf16* out, long ste
         const long count = panel(layer, first, x, rows, sums);
         for (long i = 0; i < n; i++) {
             bf16* to = out + i * step + first;
-            const float* sum = sums + i * PANEL;
+            float* sum = sums + i * PANEL;
+            fetch_panel_to_write(to);
             if (layer.bias) {
 #pragma omp simd
-                for (long j = 0; j < count; j++) to[j] = narrow(sum[j] + widen(layer.bias[first + j]));
-            } else {
-#pragma omp simd
-                for (long j = 0; j < count; j++) to[j] = narrow(sum[j]);
+                for (long j = 0; j < count; j++) sum[j] += widen(layer.bias[first + j]);
             }
+            narrow_all(to, sum, count);
         }
     }
+}
+
+// silu(gate) * up of one row of sums, after both were rounded, which is also what is kept.
+static inline void gate_row(const float* gate, const float* up, bf16* out, bf16* kept_gate, bf16* kept_up, long count) {
+    float product[PANEL];
+    narrow_all(kept_gate, gate, count);
+    narrow_all(kept_up, up, count);
+#pragma omp simd
+    for (long j = 0; j < count; j++) {
+        const float opened = widen(kept_gate[j]);
+        product[j] = opened * sigmoid(opened) * widen(kept_up[j]);
+    }
+    narrow_all(out, product, count);
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tutelage.native.kernels import BF16, F32, I64, at, kernels_of, threads
+from tutelage.native.memory import empty
 
 NULL = ctypes.c_void_p(None)
 STEP = 32  # sizes of a weight are padded with zeros to multiples of this
@@ -42,7 +43,7 @@ class Paired:
 def pair(weight_OI: Tensor, *, turned: bool = False) -> Tensor:
     """The weight of a `Paired` from a bf16 matrix: that of x W^T or, turned, that of x W, which has I outputs."""
     padded_OI = pad(weight_OI, (0, -weight_OI.shape[1] % STEP, 0, -len(weight_OI) % STEP)).contiguous()
-    out = torch.empty(padded_OI.numel(), dtype=BF16)
+    out = empty(padded_OI.numel(), dtype=BF16)
     o, i = padded_OI.shape
     kernels_of().pair_weight(
         at(padded_OI, BF16, o, i), at(out, BF16, o * i), ctypes.c_long(o), ctypes.c_long(i), ctypes.c_int(turned)
@@ -53,7 +54,7 @@ def pair(weight_OI: Tensor, *, turned: bool = False) -> Tensor:
 def linear(x_NI: Tensor, layer: Paired) -> Tensor:
     """x W^T + bias [N, O]."""
     n = len(x_NI)
-    out_NO = torch.empty(n, layer.n_out, dtype=BF16)
+    out_NO = empty(n, layer.n_out, dtype=BF16)
     kernels_of().linear(
         ctypes.byref(layer.struct()), at(x_NI, BF16, n, layer.n_in), at(out_NO, BF16, n, layer.n_out),
         ctypes.c_long(n), threads(),
@@ -64,8 +65,8 @@ def linear(x_NI: Tensor, layer: Paired) -> Tensor:
 def gated(x_NI: Tensor, gate: Paired, up: Paired, *, keep: bool) -> tuple[Tensor, Tensor | None]:
     """silu(gate) * up [N, F], and gates and ups side by side [N, 2 F] if they are to be kept."""
     n, f = len(x_NI), gate.n_out
-    out_NF = torch.empty(n, f, dtype=BF16)
-    kept_N2F = torch.empty(n, 2 * f, dtype=BF16) if keep else None
+    out_NF = empty(n, f, dtype=BF16)
+    kept_N2F = empty(n, 2 * f, dtype=BF16) if keep else None
     kernels_of().gated(
         ctypes.byref(gate.struct()), ctypes.byref(up.struct()), at(x_NI, BF16, n, gate.n_in),
         at(kept_N2F, BF16, n, 2 * f), at(out_NF, BF16, n, f), ctypes.c_long(n), threads(),
@@ -80,7 +81,7 @@ def gated_backward(grad_NO: Tensor, turned: Paired, kept_N2F: Tensor) -> tuple[T
     turned   that layer, for x W
     """
     n, f = len(grad_NO), turned.n_out
-    grad_N2F, out_NF = torch.empty_like(kept_N2F), torch.empty(n, f, dtype=BF16)
+    grad_N2F, out_NF = empty(n, 2 * f, dtype=BF16), empty(n, f, dtype=BF16)
     kernels_of().gated_backward(
         ctypes.byref(turned.struct()), at(grad_NO, BF16, n, turned.n_in), at(kept_N2F, BF16, n, 2 * f),
         at(grad_N2F, BF16, n, 2 * f), at(out_NF, BF16, n, f), ctypes.c_long(n), threads(),
@@ -109,8 +110,8 @@ def read_head_backward(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Gradient of the logits [M, V] by that of the log-probabilities, and of x [M, I] if the turned head is given."""
     m, v = len(x_MI), head.n_out
-    slope_MV = torch.empty(m, v, dtype=BF16)
-    grad_MI = None if turned is None else torch.empty(m, head.n_in, dtype=BF16)
+    slope_MV = empty(m, v, dtype=BF16)
+    grad_MI = None if turned is None else empty(m, head.n_in, dtype=BF16)
     kernels_of().head_backward(
         ctypes.byref(head.struct()), NULL if turned is None else ctypes.byref(turned.struct()),
         at(x_MI, BF16, m, head.n_in), at(token_M, I64, m), at(norm_M, F32, m), at(grad_M, F32, m),

@@ -27,7 +27,7 @@ static inline Floats add_pairs(Floats sum, Lanes a, Lanes b) {
 
 #if defined(__AMX_BF16__)
 
-static const long ROW_STEP = 32;  // the number of rows of A is a multiple of this
+static const long ROW_STEP = 16;  // the number of rows of A is a multiple of this
 
 // The compiler does not know that tile instructions read memory: whatever was written before must be there by now.
 static inline void settle(const void* x) { asm volatile("" : : "r"(x) : "memory"); }
@@ -48,39 +48,76 @@ struct Tiles {
     ~Tiles() { _tile_loadconfig(before); }
 };
 
+// Asks for a tile of B, 16 lines.
+static inline void fetch_tile(const bf16* x) {
+    for (int line = 0; line < 16; line++) __builtin_prefetch(x + line * 32, 0, 2);
+}
+
+// 16 rows of A and 32 columns of B.
+static inline void narrow_product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long k,
+                                  bool add, const bf16* ahead) {
+    if (add) {
+        _tile_loadd(0, c, c_row * 4);
+        _tile_loadd(1, c + 16, c_row * 4);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+    }
+    for (long l = 0; l < k; l += 32) {
+        if (ahead) fetch_tile(ahead + l * 16), fetch_tile(ahead + b_block + l * 16);
+        _tile_loadd(4, a + l, a_row * 2);
+        _tile_loadd(6, b + l * 16, 64);
+        _tile_loadd(7, b + b_block + l * 16, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+    }
+    _tile_stored(0, c, c_row * 4);
+    _tile_stored(1, c + 16, c_row * 4);
+}
+
+// 32 rows of A and 32 columns of B.
+static inline void wide_product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long k,
+                                bool add, const bf16* ahead) {
+    if (add) {
+        _tile_loadd(0, c, c_row * 4);
+        _tile_loadd(1, c + 16, c_row * 4);
+        _tile_loadd(2, c + 16 * c_row, c_row * 4);
+        _tile_loadd(3, c + 16 * c_row + 16, c_row * 4);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (long l = 0; l < k; l += 32) {
+        if (ahead) fetch_tile(ahead + l * 16), fetch_tile(ahead + b_block + l * 16);
+        _tile_loadd(4, a + l, a_row * 2);
+        _tile_loadd(5, a + 16 * a_row + l, a_row * 2);
+        _tile_loadd(6, b + l * 16, 64);
+        _tile_loadd(7, b + b_block + l * 16, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c, c_row * 4);
+    _tile_stored(1, c + 16, c_row * 4);
+    _tile_stored(2, c + 16 * c_row, c_row * 4);
+    _tile_stored(3, c + 16 * c_row + 16, c_row * 4);
+}
+
 // b_block: numbers between two column blocks of B. a_row and c_row: numbers between two rows of A and of C.
+// ahead: laid out as B, what is multiplied next; it is asked for on the way, since memory is slower than the products.
 static inline void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
-                    bool add) {
+                           bool add, const bf16* ahead = nullptr) {
     settle(a);
     for (long i = 0; i < m; i += 32)
         for (long j = 0; j < n; j += 32) {
-            float* corner = c + i * c_row + j;
-            const bf16 *rows = a + i * a_row, *columns = b + j / 16 * b_block;
-            if (add) {
-                _tile_loadd(0, corner, c_row * 4);
-                _tile_loadd(1, corner + 16, c_row * 4);
-                _tile_loadd(2, corner + 16 * c_row, c_row * 4);
-                _tile_loadd(3, corner + 16 * c_row + 16, c_row * 4);
-            } else {
-                _tile_zero(0);
-                _tile_zero(1);
-                _tile_zero(2);
-                _tile_zero(3);
-            }
-            for (long l = 0; l < k; l += 32) {
-                _tile_loadd(4, rows + l, a_row * 2);
-                _tile_loadd(5, rows + 16 * a_row + l, a_row * 2);
-                _tile_loadd(6, columns + l * 16, 64);
-                _tile_loadd(7, columns + b_block + l * 16, 64);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_dpbf16ps(1, 4, 7);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
-            }
-            _tile_stored(0, corner, c_row * 4);
-            _tile_stored(1, corner + 16, c_row * 4);
-            _tile_stored(2, corner + 16 * c_row, c_row * 4);
-            _tile_stored(3, corner + 16 * c_row + 16, c_row * 4);
+            const bf16* next = ahead && i == 0 ? ahead + j / 16 * b_block : nullptr;
+            if (m - i >= 32)
+                wide_product(c + i * c_row + j, c_row, a + i * a_row, a_row, b + j / 16 * b_block, b_block, k, add, next);
+            else
+                narrow_product(c + i * c_row + j, c_row, a + i * a_row, a_row, b + j / 16 * b_block, b_block, k, add, next);
         }
     settle(c);
 }
@@ -95,7 +132,8 @@ struct Tiles {
 };
 
 static inline void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
-                    bool add) {
+                           bool add, const bf16* ahead = nullptr) {
+    (void)ahead;
     for (long i = 0; i < m; i += 4)
         for (long j = 0; j < n; j += 16) {
             Floats sum[4] = {};
