@@ -4,7 +4,7 @@ What a role may do is said here a second time, by hand; the app's own rule is no
 """
 
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from tutelage.label.access import MEMBERS, STAFF, TOKEN_READ, Routes, check_every_route
 from tutelage.store.access import issue_token, revoke_token, tokens
@@ -159,11 +159,10 @@ def test_a_second_method_of_a_known_route_is_not_let_through_with_the_first(hous
 
 
 def test_a_route_is_listed_with_its_needs():
-    app, routes = FastAPI(), Routes()
-    app.state.needs = {}
+    router, routes = APIRouter(), Routes()
     routes.on("GET", "/x", MEMBERS)(lambda: {})
-    routes.mount(app)
-    assert app.state.needs == {("GET", "/x"): MEMBERS}
+    assert routes.mount(router) == {("GET", "/x"): MEMBERS}
+    assert [r.path for r in router.routes] == ["/x"]
 
 
 def test_the_framework_adds_no_route_of_its_own(house):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.routing import Route
 
 from tutelage.label.config import LabelConfig
@@ -126,9 +126,10 @@ class Routes:
 
         return listed
 
-    def mount(self, app: FastAPI) -> None:
+    def mount(self, router: APIRouter) -> dict[tuple[str, str], Needs]:
+        """Adds them; whom each method and path is for."""
         for method, path, needs, handler in self.listed:
-            app.add_api_route(
+            router.add_api_route(
                 path,
                 handler,
                 methods=[method],
@@ -137,7 +138,7 @@ class Routes:
                 include_in_schema=path.startswith("/api/"),
                 response_model=None,
             )
-            app.state.needs[method, path] = needs
+        return {(method, path): needs for method, path, needs, _ in self.listed}
 
 
 def check_every_route(app: FastAPI) -> None:

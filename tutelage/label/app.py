@@ -3,20 +3,21 @@
 `create_app` knows every page; no page knows another.
 """
 
+import functools
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tutelage.errors import BusyError, ConflictError, DiskError, TutelageError
-from tutelage.label.access import App, Caller, MustSignIn, Refused, check_every_route
+from tutelage.label.access import App, Caller, MustSignIn, Needs, Refused, check_every_route
 from tutelage.label.config import LabelConfig
 from tutelage.label.keys import Keys
 from tutelage.label.limits import BodyLimit, RateLimit, TooMany
@@ -68,15 +69,24 @@ def create_app(config: LabelConfig, store: Store) -> FastAPI:
             worker.stop()
 
     app = FastAPI(title="tutelage", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
-    app.state.label, app.state.needs = label, {}
-    for routes in ROUTES:
-        routes.mount(app)
+    made, needs = _routes()
+    app.state.label, app.state.needs = label, dict(needs)
+    app.router.routes.extend(made)
     check_every_route(app)
     app.router.routes.append(Mount("/static", StaticFiles(directory=HERE / "static"), name="static"))
     app.add_middleware(BodyLimit, most=SMALL, uploads=config.max_upload_mb << 20, upload_paths=UPLOADS)
     app.add_middleware(Headers, is_secure=config.is_secure)  # the outermost: on refusals, too
     _errors(app)
     return app
+
+
+@functools.cache
+def _routes() -> tuple[list[BaseRoute], dict[tuple[str, str], Needs]]:
+    """Every route, and whom it is for: the same for each app, since what they need is the request's own app's."""
+    router, needs = APIRouter(), dict[tuple[str, str], Needs]()
+    for routes in ROUTES:
+        needs |= routes.mount(router)
+    return router.routes, needs
 
 
 def owner_link(label: App) -> str | None:
