@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from tutelage.label.app import owner_link
+from tutelage.label.disagreements import conflicts
 from tutelage.store.assignments import answer, answer_mark
+from tutelage.store.candidates import NewCandidate, add_candidates
 from tutelage.store.offers import offer
-from tutelage.store.projects import invite
-from tutelage.types import Feedback, RankedItem, Ranking
+from tutelage.store.projects import invite, publish_guideline
+from tutelage.store.quality_facts import read_quality_facts
+from tutelage.store.tools import add_endpoint, add_job, report_job
+from tutelage.types import Critique, Feedback, Message, Prompt, RankedItem, Ranking, Rating
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 PICTURES = os.environ.get("TUTELAGE_SCREENS")
@@ -26,6 +30,10 @@ ANSWERS = [
     "No.",
     "**Certainly.** Please tell me:\n\n1. the name of the booking\n2. the new time\n\n> We hold it until `18:00`.",
 ]
+GUIDELINE = (
+    "# A good answer\n\nIt is **courteous**, correct and to the point.\n\n## Prefer\n\n- what the guest can act on\n"
+    "- a question over a guess\n\n## Flag\n\nAnything that names a guest, or promises what we cannot keep.\n"
+)
 SIZES = {"laptop": (1280, 800), "phone": (390, 844)}
 
 # name, role (None: nobody), path below the project or, with a leading slash, of the installation
@@ -40,12 +48,15 @@ SCREENS = [
     ("settings", "owner", "settings"),
     ("run", "lead", "run"),
     ("tasks", "lead", "tasks"),
+    ("task", "lead", "tasks/1"),
+    ("upload", "lead", "tasks/upload"),
     ("quality", "lead", "quality"),
     ("disagreements", "lead", "disagreements"),
+    ("disagreement", "lead", "disagreements/{task}"),
     ("review", "lead", "review"),
     ("data", "owner", "data"),
     ("models", "owner", "models"),
-    ("chat", "labeller", "chat"),
+    ("chats", "labeller", "chat"),
     ("not-allowed", "labeller", "people"),
 ]
 TASKS = ("rank", "compare", "demonstrate", "correct", "critique")
@@ -67,7 +78,7 @@ def some_answers(site):
         for n in range(2):
             name = site.person(role).pseudonym
             held = offer(site.store, site.project, name, kinds=["rank"])
-            tiers = range(1, len(held.cards) + 1) if i else range(len(held.cards), 0, -1)
+            tiers = (1, 2, 4, 3) if i else (2, 1, 4, 3)
             of_text = sorted(held.cards)
             items = tuple(
                 RankedItem(completion_id=number, tier=tier)
@@ -79,16 +90,47 @@ def some_answers(site):
                 idempotency_key=f"seed-{role}-{n}", shown=tuple(c for card in held.cards for c in card),
                 active_ms=21_000,
             )  # fmt: skip
-            answer(site.store, held, [feedback], mark=answer_mark(feedback.idempotency_key, ""))
+            first = of_text[0][0]
+            more = [Rating(completion_id=first, aspect="overall", value=6 - 2 * i)]
+            more += [Critique(completion_id=first, text="Asks what it needs to know, and nothing else.")] if i else []
+            said = [
+                feedback.model_copy(update={"judgement": j, "idempotency_key": f"{feedback.idempotency_key}:{k}"})
+                for k, j in enumerate(more, 1)
+            ]
+            answer(site.store, held, [feedback, *said], mark=answer_mark(feedback.idempotency_key, ""))
+
+
+def at_work(site):
+    """A project that has been at work for a while: a source half done, an endpoint, jobs, proposals."""
+    site.settings(overlap=3)
+    publish_guideline(site.store, site.project.id, GUIDELINE)
+    for n in range(3):
+        site.task("rank", ANSWERS, question=f"Can I move my booking number {n} to Friday?", overlap=3)
+    for n in range(6):
+        site.task("compare", ANSWERS[:2], question=f"Is the terrace open on day {n}?", overlap=2)
+    some_answers(site)
+    where = {"url": "https://api.example.org/v1", "model": "large-2", "key_env": "SUPPORT_API_KEY"}
+    add_endpoint(site.store, site.project.id, name="Support, large", **where)
+    order = {"source": "generated", "kind": "rank"}
+    for state, done, result in (
+        ("done", 80, {"tasks": 19, "alike": 1, "incomplete": 0, "error": ""}),
+        ("failed", 12, {"error": "api.example.org answered with status 401. Check the address, model and key."}),
+    ):
+        number = add_job(site.store, site.project.id, "generate", order, 80)
+        report_job(site.store, number, done=done, state=state, result=result)
+    ask = Prompt(messages=(Message(role="user", content="How do I reach you?"),), source=f"{site.project.slug}/own")
+    text, mail = "Write to us: jo@example.org, at any hour.", "jo@example.org"
+    span = [text.index(mail), text.index(mail) + len(mail)]
+    found = ({"kind": "personal", "detail": "an e-mail address", "span": span},)
+    proposed = [NewCandidate(prompt=ask, text=text, origin="model", author="sft-1", findings=found)]
+    add_candidates(site.store, site.project.id, proposed)
 
 
 @pytest.mark.parametrize(("size", "dark"), [("laptop", False), ("phone", True), ("laptop", True), ("phone", False)])
 def test_every_page_is_accessible_and_fits(site, visit, chromium, size, dark):
     width, height = SIZES[size]
-    site.settings(overlap=3)
-    for n in range(3):
-        site.task("rank", ANSWERS, question=f"Can I move my booking number {n} to Friday?", overlap=3)
-    some_answers(site)
+    at_work(site)
+    of = next(c.task_id for c in conflicts(read_quality_facts(site.store, site.project.id)))
     token = invite(site.store, site.project.id, "labeller", seconds=1000)
     pages = {role: visit(role, width=width, height=height, dark=dark) for role in {r for _, r, _ in SCREENS if r}}
     nobody = chromium.new_context(
@@ -96,10 +138,18 @@ def test_every_page_is_accessible_and_fits(site, visit, chromium, size, dark):
     ).new_page()
     for name, role, path in SCREENS:
         page = pages[role] if role else nobody
-        where = path.replace("{invite}", token)
+        where = path.replace("{invite}", token).replace("{task}", str(of))
         page.goto(site.address + where if where.startswith("/") else site.path(where))
         page.wait_for_selector("h1")
+        page.wait_for_load_state("networkidle")  # what htmx fetches when the page is there
         looked_at(page, name, size, dark)
+        if name == "upload":
+            rows = "\n".join('{"prompt": "Name a river.", "completions": ["The Rhine.", "Rome."]}' for _ in range(3))
+            data = f'{rows.replace("river", "sea", 1)}\n{{"prompt": ""}}\n'.encode()
+            page.set_input_files("#file", {"name": "asked.jsonl", "mimeType": "text/plain", "buffer": data})
+            page.click("text=Look through it")
+            page.get_by_role("heading", name="What would become of asked.jsonl").wait_for()
+            looked_at(page, "upload-seen", size, dark)
     nobody.context.close()
     visit.trouble[:] = [t for t in visit.trouble if "403" not in t]
 
