@@ -15,7 +15,7 @@ def main() -> None:
     p = pairs.arguments(__doc__, pairs=3)
     p.add_argument("--prompts", type=int, default=64)
     p.add_argument("--new", type=int, default=64, help="tokens of an answer")
-    p.add_argument("--settings", choices=["fastest", "all"], default="all", help="of the peer")
+    p.add_argument("--settings", choices=list(pairs.TRL_SETTINGS), default="all", help="of the peer")
     options = pairs.settled(p.parse_args())
     found = {}
     for side in sides(options, open_world(options.size, judges=True)):

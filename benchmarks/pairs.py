@@ -319,14 +319,15 @@ def peer(name: str, python: str, script: str, options: argparse.Namespace, **set
     return [Side(name, command, options.threads, cpus(options.threads))]
 
 
-# Weights in bf16 without a float32 copy are the fastest of every trainer here; the switch leaves the weights float32.
+# Weights in bf16 have no float32 copy; the trainers' switch leaves the weights float32 and computes in bf16.
+BF16_WEIGHTS, SWITCH, FULL = (
+    {"dtype": d, "autocast": a} for d, a in (("bfloat16", False), ("float32", True), ("float32", False))
+)
 TRL_SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "fastest": [{"dtype": "bfloat16", "autocast": False}],
-    "all": [
-        {"dtype": "bfloat16", "autocast": False},
-        {"dtype": "float32", "autocast": True},
-        {"dtype": "float32", "autocast": False},
-    ],
+    "fastest": [BF16_WEIGHTS],
+    "bf16": [BF16_WEIGHTS, SWITCH],
+    "full": [BF16_WEIGHTS, FULL],
+    "all": [BF16_WEIGHTS, SWITCH, FULL],
 }
 
 
@@ -343,7 +344,6 @@ def trl(
 ) -> list[Side]:
     """A TRL trainer's side, named by the two settings that decide its speed."""
     name = f"{trainer}, {dtype} weights" + (", bf16 switch" if autocast else "")
-    name += ", packing" if more.get("packing") else ""
     return peer(
         name, python, script, options, model=str(world.policy), reward=str(world.reward), tasks=str(world.tasks),
         dtype=dtype, autocast=autocast, **more,

@@ -31,7 +31,7 @@ def main() -> None:
     p = pairs.arguments(__doc__)
     p.add_argument("--prompts", type=int, default=64)
     p.add_argument("--new", type=int, default=64, help="tokens of an answer")
-    p.add_argument("--settings", choices=["fastest", "all"], default="fastest", help="of the peer")
+    p.add_argument("--settings", choices=list(pairs.TRL_SETTINGS), default="fastest", help="of the peer")
     options = pairs.settled(p.parse_args())
     if options.serve:
         return loops.serve(options.serve)

@@ -17,7 +17,7 @@ def main() -> None:
     p = pairs.arguments(__doc__)
     p.add_argument("--k", type=int, default=4, help="answers of a ranking")
     p.add_argument("--prompts", type=int, default=8, help="rankings an update")
-    p.add_argument("--settings", choices=["fastest", "all"], default="fastest", help="of the peer")
+    p.add_argument("--settings", choices=list(pairs.TRL_SETTINGS), default="fastest", help="of the peer")
     options = pairs.settled(p.parse_args())
     if options.serve:
         return loops.serve(options.serve)

@@ -18,7 +18,7 @@ def main() -> None:
     p.add_argument("--k", type=int, default=8, help="samples of a prompt")
     p.add_argument("--new", type=int, default=64, help="tokens of an answer")
     p.add_argument("--algorithms", nargs="*", default=["rloo", "grpo"], help="of the peer")
-    p.add_argument("--settings", choices=["fastest", "all"], default="fastest", help="of the peer")
+    p.add_argument("--settings", choices=list(pairs.TRL_SETTINGS), default="fastest", help="of the peer")
     options = pairs.settled(p.parse_args())
     if options.serve:
         return loops.serve(options.serve)
