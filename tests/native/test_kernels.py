@@ -68,7 +68,11 @@ ROTATED = [
 def problem(lengths, queries, groups, width, has_norms):
     t = max(lengths)
     angle_TK = noise(t, width // 2, seed=5).repeat(1, 2) * 3
-    rows = Sequences(torch.tensor([0, *lengths]).cumsum(0), angle_TK.cos(), angle_TK.sin())
+    rows = Sequences(
+        torch.tensor([0, *lengths]).cumsum(0), torch.zeros(len(lengths), dtype=torch.int64),
+        torch.zeros(sum(lengths), dtype=torch.int64), torch.cat([torch.arange(n) for n in lengths]),
+        angle_TK.cos(), angle_TK.sin(),
+    )  # fmt: skip
     heads = Heads(queries, groups, width, width**-0.5, 1e-6)
     qkv_NC = noise(sum(lengths), heads.columns, scale=1.5).bfloat16()
     norms = [noise(width, seed=6 + i) + 1 for i in range(2)] if has_norms else [None, None]
@@ -86,6 +90,41 @@ def test_attention_and_its_gradient(lengths, queries, groups, width, has_norms):
             qkv, lengths, rows.cos_TK.double(), rows.sin_TK.double(), queries=queries, groups=groups,
             scaling=heads.scaling, eps=heads.eps, q_norm_K=q_norm, k_norm_K=k_norm,
         )  # fmt: skip
+
+    expected_NO, slopes = gradients(slow, [qkv_NC, *(norms if has_norms else [])], grad_NO)
+    out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, *norms)
+    assert_near(out_NO, expected_NO, 2 * ROUNDING)
+    got = kernels.attention_backward(grad_NO, qkv_NC, out_NO, lse_NH, rows, heads, *norms)
+    assert_near(got[0], slopes[0], 3 * ROUNDING)
+    for got_K, slope_K in zip(got[1:], slopes[1:], strict=True) if has_norms else ():
+        assert_near(got_K, slope_K, 4 * ROUNDING)
+
+
+@pytest.mark.parametrize(("queries", "groups", "width", "has_norms"), [(4, 2, 32, True), (3, 3, 64, False)])
+@pytest.mark.parametrize(
+    ("trunk", "branches"), [(16, [1, 5, 64]), (33, [70, 3]), (64, [64] * 5), (130, [40, 7, 1, 65])]
+)
+def test_branches_see_their_trunk_and_themselves(trunk, branches, queries, groups, width, has_norms):
+    # Against the same attention of rows that each have the trunk for themselves.
+    n = trunk + sum(branches)
+    qkv_NC, rows, heads, norms = problem([n, 20], queries, groups, width, has_norms)
+    start = [trunk + sum(branches[:i]) for i in range(len(branches))]
+    own = torch.cat([torch.full((size,), s) for s, size in zip(start, branches, strict=True)])
+    position = torch.cat([trunk + torch.arange(size) for size in branches])
+    rows.own_N[trunk:n], rows.position_N[trunk:n], rows.trunk_B[0] = own, position, trunk
+    spans = [
+        torch.cat([torch.arange(trunk), torch.arange(s, s + size)]) for s, size in zip(start, branches, strict=True)
+    ]
+    grad_NO = noise(len(qkv_NC), queries * width, seed=9).bfloat16()
+
+    def slow(qkv, *norms):
+        q_norm, k_norm = norms or (None, None)
+        alone = plain.attention(
+            torch.cat([*(qkv[span] for span in spans), qkv[n:]]), [*map(len, spans), 20], rows.cos_TK.double(),
+            rows.sin_TK.double(), queries=queries, groups=groups, scaling=heads.scaling, eps=heads.eps,
+            q_norm_K=q_norm, k_norm_K=k_norm,
+        ).split([*map(len, spans), 20])  # fmt: skip
+        return torch.cat([alone[0][:trunk], *(out[trunk:] for out in alone[:-1]), alone[-1]])
 
     expected_NO, slopes = gradients(slow, [qkv_NC, *(norms if has_norms else [])], grad_NO)
     out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, *norms)

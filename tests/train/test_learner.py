@@ -9,10 +9,11 @@ from torch import nn
 from tutelage.algo.policy_loss import ppo_clip_loss, sequence_policy_loss
 from tutelage.data.batch import TokenBatch, collate
 from tutelage.data.comparisons import RankedRows, comparison_batch
+from tutelage.data.packing import microbatches
 from tutelage.errors import ConfigError, TrainingError
 from tutelage.model.reward_model import RewardModel
 from tutelage.model.value_model import ValueModel
-from tutelage.train.learner import ComputeConfig, Learner, Term
+from tutelage.train.learner import ComputeConfig, Learner, Term, cut
 from tutelage.train.machines import critic_learner, policy_learner
 from tutelage.train.optim import OptimConfig
 from tutelage.train.ppo import PPOConfig, losses
@@ -334,3 +335,18 @@ def test_infer_cut_as_an_update_gives_the_updates_own_bits(speaker_copy, precisi
 def test_microbatches_must_hold_something():
     with pytest.raises(ConfigError, match="microbatch_tokens = 0"):
         ComputeConfig(microbatch_tokens=0)
+
+
+def test_answers_to_one_prompt_stay_together_where_they_fit():
+    prompt, other = list(range(10, 40)), list(range(50, 80))
+    rows = [(p + [1] * n, [False] * len(p) + [True] * n) for p, n in [(prompt, 3), (other, 9), (prompt, 8), (other, 1)]]
+    parts = cut(collate(rows), 50)
+    # 30 + 3 + 8 tokens are one microbatch, 30 + 9 + 1 the other; by length alone the prompts would have been mixed.
+    assert sorted(p.tolist() for p in parts) == [[0, 2], [1, 3]]
+
+
+def test_answers_that_do_not_fit_together_are_cut_as_other_rows_are():
+    prompt = list(range(10, 40))
+    batch = collate([(prompt + [1] * n, [False] * 30 + [True] * n) for n in (3, 9, 8)])
+    assert [p.tolist() for p in cut(batch, 45)] == [p.tolist() for p in microbatches(batch.length_B.tolist(), 45)]
+    assert len(cut(batch, 45)) == 3

@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tutelage.errors import ModelError
+from tutelage.model.alike import Family, families
 
 NAME = "tutelage"
 
@@ -73,25 +74,51 @@ class Packed:
     """Sequences side by side in one row, each seeing itself alone, causally (or in full, for encoders of our own).
 
     Attention runs on right-padded blocks, where causality alone keeps real tokens from seeing padding: no mask tensor.
+    Rows of one family share the tokens that they begin with: these stand in the packed row once, before what is left
+    of each.
     """
 
-    def __init__(self, lengths: Sequence[int], *, causal: bool = True, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        causal: bool = True,
+        device: torch.device | None = None,
+        families: Sequence[Family] | None = None,
+    ) -> None:
         self.lengths = list(lengths)
         self.causal = causal
+        self.families = list(families or (Family((b,), 0) for b in range(len(self.lengths))))
         length_B = torch.tensor(self.lengths, device=device)
         self.n_rows, self.longest = len(self.lengths), int(length_B.max())
         step_T = torch.arange(self.longest, device=device)
-        is_token_BT = step_T < length_B[:, None]
-        self.flat_N = is_token_BT.flatten().nonzero().squeeze(1)  # where each packed token lies in [B * T]
-        self.position_N = step_T.expand(self.n_rows, -1).flatten()[self.flat_N]
+        self._is_token_BT = step_T < length_B[:, None]
+        self.is_shared = len(self.families) < self.n_rows
+        if self.is_shared:
+            self.flat_N, self.where_BT = _lay_out(self.families, self.lengths, self.longest, device)
+        else:
+            self.flat_N = self._is_token_BT.flatten().nonzero().squeeze(1)  # where each packed token lies in [B * T]
+            # Where the token of a row lies in the packed row; 0 on the padding.
+            self.where_BT = (self._is_token_BT.flatten().cumsum(0) - 1).view_as(self._is_token_BT) * self._is_token_BT
+        self.position_N = self.flat_N % self.longest
         self.is_even = len(self.flat_N) == self.n_rows * self.longest
 
+    @classmethod
+    def of(cls, token_BT: Tensor, length_B: Tensor) -> "Packed":
+        """Causal packing of these rows; what several of them begin with is computed once."""
+        lengths = length_B.tolist()
+        rows = [row[:n] for row, n in zip(token_BT.tolist(), lengths, strict=True)]
+        return cls(lengths, device=token_BT.device, families=families(rows))
+
     def pack(self, x_BT: Tensor) -> Tensor:
-        """[B, T, ...] -> [N, ...]: drops the padding."""
+        """[B, T, ...] -> [N, ...]: drops the padding, and takes what is shared from the first of its rows."""
         return x_BT.flatten(0, 1)[self.flat_N]
 
     def unpack(self, x_N: Tensor) -> Tensor:
         """[N, ...] -> [B, T, ...], zero on the padding."""
+        if self.is_shared:
+            flat = x_N.index_select(0, self.where_BT.flatten()).view(self.n_rows, self.longest, *x_N.shape[1:])
+            return flat.masked_fill(~self._is_token_BT.view(self.n_rows, self.longest, *(1 for _ in x_N.shape[1:])), 0)
         if self.is_even:
             return x_N.reshape(self.n_rows, self.longest, *x_N.shape[1:])
         flat = x_N.new_zeros(self.n_rows * self.longest, *x_N.shape[1:])
@@ -115,6 +142,26 @@ class Packed:
             query_BHTD, key_BHTD, value_BHTD, attn_mask=seen, is_causal=self.causal, scale=scaling
         )
         return self.pack(out_BHTD.transpose(1, 2))
+
+
+def _lay_out(
+    families: Sequence[Family], lengths: Sequence[int], longest: int, device: torch.device | None
+) -> tuple[Tensor, Tensor]:
+    """Where each packed token lies in [B * T], and where each row's tokens lie among the packed ones [B, T]."""
+    flat: list[Tensor] = []
+    where_BT = torch.zeros(len(lengths), longest, dtype=torch.int64)
+    n = 0
+    for family in families:
+        trunk_T = torch.arange(family.trunk)
+        flat.append(family.rows[0] * longest + trunk_T)
+        where_BT[list(family.rows), : family.trunk] = n + trunk_T
+        n += family.trunk
+        for b in family.rows:
+            rest_T = torch.arange(family.trunk, lengths[b])
+            flat.append(b * longest + rest_T)
+            where_BT[b, family.trunk : lengths[b]] = n + rest_T - family.trunk
+            n += len(rest_T)
+    return torch.cat(flat).to(device), where_BT.to(device)
 
 
 @runtime_checkable

@@ -149,12 +149,12 @@ class _Asked:
 
     @classmethod
     def of(cls, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor) -> "_Asked":
-        packed = Packed(length_B.tolist(), device=token_BT.device)
+        packed = Packed.of(token_BT, length_B)
         target_BT = torch.zeros_like(mask_BT)
         target_BT[:, : packed.longest] = mask_BT[:, : packed.longest]
         predictor_BT = torch.zeros_like(target_BT)
         predictor_BT[:, :-1] = target_BT[:, 1:]
-        keep_M = packed.pack(predictor_BT[:, : packed.longest]).nonzero().squeeze(1)
+        keep_M = packed.where_BT[predictor_BT[:, : packed.longest]]
         token_N = packed.pack(token_BT[:, : packed.longest])
         return cls(packed, token_N, keep_M, token_BT[target_BT], target_BT)
 

@@ -151,9 +151,24 @@ class Trunk:
         )
 
     def _rows(self, packed: Packed) -> Sequences:
-        """Where the rows begin, and the angles of their positions."""
+        """Where the families of rows begin, where their rows branch, and the angles of their positions."""
         self._turn_up_to(packed.longest)
-        return Sequences(torch.tensor([0, *packed.lengths]).cumsum(0), self._cos_TK, self._sin_TK)
+        if not packed.is_shared:
+            start_B1, trunk_B = (
+                torch.tensor([0, *packed.lengths]).cumsum(0),
+                torch.zeros(packed.n_rows, dtype=torch.int64),
+            )
+            own_N = torch.zeros_like(packed.position_N)
+            return Sequences(start_B1, trunk_B, own_N, packed.position_N, self._cos_TK, self._sin_TK)
+        size_B, own = [], []
+        for family in packed.families:
+            rests = [packed.lengths[b] - family.trunk for b in family.rows]
+            begin_b = torch.tensor([family.trunk, *rests]).cumsum(0)[:-1]
+            own += [torch.zeros(family.trunk, dtype=torch.int64), begin_b.repeat_interleave(torch.tensor(rests))]
+            size_B.append(family.trunk + sum(rests))
+        trunk_B = torch.tensor([family.trunk for family in packed.families])
+        start_B1 = torch.tensor([0, *size_B]).cumsum(0)
+        return Sequences(start_B1, trunk_B, torch.cat(own), packed.position_N, self._cos_TK, self._sin_TK)
 
     def _turn_up_to(self, n: int) -> None:
         """Extends the angles to n positions."""

@@ -144,10 +144,11 @@ class RewardModel(nn.Module):
         if isinstance(self.backbone, EncoderModel):
             hidden_BTD, one_B = self.backbone.hidden(token_BT[:, :longest], length_B), torch.zeros_like(length_B)
         else:
-            packed, one_B = Packed(length_B.tolist(), device=token_BT.device), length_B - 1
+            packed, one_B = Packed.of(token_BT, length_B), length_B - 1
             hidden_ND = self.backbone.hidden(packed.pack(token_BT[:, :longest]), packed.position_N, packed)
             if self.read == "token" and self.gate is None:  # nothing else is needed of the rows
-                one_BD = hidden_ND[length_B.cumsum(0) - 1].float()
+                last_B = packed.where_BT[torch.arange(len(length_B), device=token_BT.device), one_B]
+                one_BD = hidden_ND[last_B].float()
                 return one_BD, torch.zeros_like(one_BD)
             hidden_BTD = packed.unpack(hidden_ND)
         answer_BT = mask_BT[:, :longest, None]

@@ -46,7 +46,7 @@ class ValueModel(nn.Module):
 
     def at_tokens(self, token_BT: Tensor, length_B: Tensor) -> Tensor:
         """What the head reads at every token [B, T], that token included; 0 beyond the length."""
-        packed = Packed(length_B.tolist(), device=token_BT.device)
+        packed = Packed.of(token_BT, length_B)
         hidden_ND = self.backbone.hidden(packed.pack(token_BT[:, : packed.longest]), packed.position_N, packed)
         return _widen(packed.unpack(self.head(hidden_ND.float()).squeeze(-1)), token_BT.shape[1])
 

@@ -5,10 +5,12 @@
 //   attention_backward   its gradient
 //
 // qkv[n, heads + 2 groups, width] bf16: query heads, key heads, value heads of each token; heads / groups query heads
-// share a key head. Sequence b holds the tokens start[b] to start[b + 1]; positions begin at 0 in each. cos and sin are
-// [positions, width] float32. Scores and sums are float32; probabilities and their gradients are rounded to bf16, since
-// they are multiplied again. A task is a sequence and a key head: it writes what no other task writes, so the number of
-// threads changes no bit. Blocks of 64 queries see whole blocks of keys, and none that lie after them.
+// share a key head. Sequence b holds the tokens start[b] to start[b + 1]. It may be a trunk of trunk[b] tokens with branches
+// behind it, which see the trunk and themselves: own[i] is where the branch of token i begins in its sequence, 0 in the
+// trunk (a plain sequence is all trunk). position[i] chooses the row of cos and sin, [positions, width] float32. Scores and
+// sums are float32; probabilities and their gradients are rounded to bf16, since they are multiplied again. A task is a
+// sequence and a key head: it writes what no other task writes, so the number of threads changes no bit. Blocks of 64
+// queries meet only blocks of keys in which one of them sees something.
 #include "crew.h"
 #include "rotate.h"
 
@@ -17,6 +19,20 @@ struct Shape {
     float scale, eps;
     const float *cos, *sin, *q_norm, *k_norm;
     long row() const { return (heads + 2 * groups) * width; }
+};
+
+// What the n tokens of one sequence see of each other.
+struct Sight {
+    const int64_t *position, *own;
+    long n, trunk;
+    long branch(long i) const { return own[i < n ? i : n - 1]; }
+    long shared(long i) const { return branch(i) ? trunk : 0; }
+    bool sees_some(long i, long key, long count) const {
+        return key < shared(i) || (key + count > branch(i) && key <= i);
+    }
+    bool sees_all(long i, long key, long count) const {
+        return key + count <= shared(i) || (key >= branch(i) && key + count <= i + 1);
+    }
 };
 
 static const long BLOCK = 64;
@@ -40,12 +56,13 @@ static void clear_rest(bf16* out, long n, long width, long rows, long w) {
 }
 
 // A head's vectors, normed and rotated, as rows of w numbers; zero beyond the width and beyond the n tokens.
-static void turn(bf16* out, const bf16* x, const float* norm, const Shape& shape, long n, long rows, long w) {
+static void turn(bf16* out, const bf16* x, const float* norm, const Shape& shape, const Sight& sight, long rows, long w) {
     float* plain = scratch.take<float>(shape.width);
-    clear_rest(out, n, shape.width, rows, w);
-    for (long i = 0; i < n; i++, x += shape.row(), out += w) {
+    clear_rest(out, sight.n, shape.width, rows, w);
+    for (long i = 0; i < sight.n; i++, x += shape.row(), out += w) {
         fetch(x + AHEAD * shape.row());
-        rotate(out, x, norm, shape.eps, shape.cos + i * shape.width, shape.sin + i * shape.width, shape.width, plain);
+        const long angle = sight.position[i] * shape.width;
+        rotate(out, x, norm, shape.eps, shape.cos + angle, shape.sin + angle, shape.width, plain);
     }
 }
 
@@ -84,63 +101,105 @@ static void copy_rows(bf16* out, const bf16* x, long step, long width, long n, l
     }
 }
 
-// Makes the scores after the first `seen` impossible, so that loops run over whole blocks of 32.
-static inline void close_row(float* score, long seen, long end) {
-    for (long j = seen & ~31L; j < end; j += 32)
+// Makes impossible what token i does not see among the scores of 32 keys.
+static inline void close_part(float* score, const Sight& sight, long i, long key) {
+    if (sight.sees_all(i, key, 32)) return;
+    const int shared = int(sight.shared(i) - key), own = int(sight.branch(i) - key), last = int(i - key);
 #pragma omp simd
-        for (int l = 0; l < 32; l++) score[j + l] = int(j + l) < int(seen) ? score[j + l] : -INFINITY;
+    for (int l = 0; l < 32; l++) score[l] = l < shared || (l >= own && l <= last) ? score[l] : -INFINITY;
 }
 
-// e^((score - top) * scale) of the first `seen` scores, zeros up to `end`; top * scale, and their total.
-static inline void softmax(float* score, bf16* weight, long seen, long end, float scale, float& top, float& total) {
-    const long whole = padded(seen);
-    close_row(score, seen, whole);
+struct Span {
+    long first, end;  // of keys, multiples of 32
+};
+
+// e^((score - top) * scale) of what token i sees in both spans, zeros for the rest; top * scale, and their total.
+static inline void softmax(float* score, bf16* weight, const Span* spans, const Sight& sight, long i, float scale,
+                           float& top, float& total) {
     float highest[32], mass[32] = {};
-    std::memcpy(highest, score, sizeof(highest));
-    for (long j = 32; j < whole; j += 32)
+    for (int l = 0; l < 32; l++) highest[l] = -INFINITY;
+    for (int s = 0; s < 2; s++)
+        for (long j = spans[s].first; j < spans[s].end; j += 32) {
+            if (!sight.sees_some(i, j, 32)) continue;
+            close_part(score + j, sight, i, j);
 #pragma omp simd
-        for (int l = 0; l < 32; l++) highest[l] = score[j + l] > highest[l] ? score[j + l] : highest[l];
+            for (int l = 0; l < 32; l++) highest[l] = score[j + l] > highest[l] ? score[j + l] : highest[l];
+        }
     float most = -INFINITY;
 #pragma omp simd reduction(max : most)
     for (int l = 0; l < 32; l++) most = highest[l] > most ? highest[l] : most;
-    for (long j = 0; j < whole; j += 32) {
-        float e[32];
+    for (int s = 0; s < 2; s++)
+        for (long j = spans[s].first; j < spans[s].end; j += 32) {
+            float e[32] = {};
+            if (sight.sees_some(i, j, 32)) {
 #pragma omp simd
-        for (int l = 0; l < 32; l++) {
-            e[l] = fast_exp((score[j + l] - most) * scale);
-            mass[l] += e[l];
+                for (int l = 0; l < 32; l++) {
+                    e[l] = fast_exp((score[j + l] - most) * scale);
+                    mass[l] += e[l];
+                }
+            }
+            narrow_all(weight + j, e, 32);
         }
-        narrow_all(weight + j, e, 32);
-    }
-    std::memset(weight + whole, 0, (end - whole) * sizeof(bf16));
     top = most * scale;
     total = 0;
 #pragma omp simd reduction(+ : total)
     for (int l = 0; l < 32; l++) total += mass[l];
 }
 
-static void forward_task(const bf16* qkv, const Shape& shape, long n, long group, bf16* out, float* lse) {
-    const long rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups;
+// The keys that the tokens `first` to `end` see: those of the trunk, and those from the first branch among them on.
+static void spans_of(const Sight& sight, long first, long end, Span* spans) {
+    long shared = 0, branch = sight.branch(first);
+    for (long i = first; i < end; i++) {
+        shared = sight.shared(i) > shared ? sight.shared(i) : shared;
+        branch = sight.branch(i) < branch ? sight.branch(i) : branch;
+    }
+    shared = padded(shared);
+    branch &= ~31L;
+    spans[0] = {0, shared < end ? shared : end};
+    spans[1] = {branch > spans[0].end ? branch : spans[0].end, end};
+}
+
+// One block of queries of a head -> sums[m, w] of the values by their weights, which are yet to be divided by the totals.
+static void forward_block(const bf16* queries, const bf16* keys, const bf16* values, const Sight& sight, float scale,
+                          long first, long m, long rows, long w, float* score, bf16* weights, float* sum, float* top,
+                          float* total) {
+    const long step = apart(rows);
+    Span spans[2];
+    spans_of(sight, first, first + m, spans);
+    for (const Span& span : spans)
+        if (span.first < span.end)
+            product(score + span.first, step, queries + first * w, w, keys + span.first * w, w * 16, m,
+                    span.end - span.first, w, false);
+    for (long i = 0; i < m; i++)
+        softmax(score + i * step, weights + i * step, spans, sight, first + i, scale, top[i], total[i]);
+    bool is_begun = false;
+    for (const Span& span : spans)
+        if (span.first < span.end) {
+            product(sum, w, weights + span.first, step, values + span.first * 16, rows * 16, m, w, span.end - span.first,
+                    is_begun);
+            is_begun = true;
+        }
+}
+
+static void forward_task(const bf16* qkv, const Shape& shape, const Sight& sight, long group, bf16* out, float* lse) {
+    const long n = sight.n, rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups;
     const long step = apart(rows);
     scratch.reset(rows * w * 2 * 5 + BLOCK * step * 6 + BLOCK * w * 4 + shape.width * 4 * (2 + shared) + 1024);
     bf16 *flat = scratch.take<bf16>(rows * w), *keys = scratch.take<bf16>(rows * w), *values = scratch.take<bf16>(rows * w);
     bf16 *queries = scratch.take<bf16>(rows * w), *weights = scratch.take<bf16>(BLOCK * step);
     float *score = scratch.take<float>(BLOCK * step), *sum = scratch.take<float>(BLOCK * w);
     const bf16* key = qkv + (shape.heads + group) * shape.width;
-    turn(flat, key, shape.k_norm, shape, n, rows, w);
+    turn(flat, key, shape.k_norm, shape, sight, rows, w);
     pair_columns(keys, flat, w, rows, w);
     copy_rows(flat, key + shape.groups * shape.width, shape.row(), shape.width, n, rows, w);
     pair_rows(values, rows * 16, flat, w, rows, w);
     for (long head = group * shared; head < (group + 1) * shared; head++) {
-        turn(queries, qkv + head * shape.width, shape.q_norm, shape, n, rows, w);
+        turn(queries, qkv + head * shape.width, shape.q_norm, shape, sight, rows, w);
         for (long first = 0; first < rows; first += BLOCK) {
-            const long m = rows - first < BLOCK ? rows - first : BLOCK, end = first + m;
-            product(score, step, queries + first * w, w, keys, w * 16, m, end, w, false);
+            const long m = rows - first < BLOCK ? rows - first : BLOCK;
             float total[BLOCK], top[BLOCK];
-            for (long i = 0; i < m; i++)
-                softmax(score + i * step, weights + i * step, first + i + 1, end, shape.scale, top[i], total[i]);
-            product(sum, w, weights, step, values, rows * 16, m, w, end, false);
-            for (long i = first; i < end && i < n; i++) {
+            forward_block(queries, keys, values, sight, shape.scale, first, m, rows, w, score, weights, sum, top, total);
+            for (long i = first; i < first + m && i < n; i++) {
                 bf16* o = out + (i * shape.heads + head) * shape.width;
                 const float part = 1.0f / total[i - first], *row = sum + (i - first) * w;
 #pragma omp simd
@@ -166,22 +225,23 @@ struct Source {
 };
 
 // One block of queries against one block of keys: adds to all three gradients. m and k: their sizes.
-static void backward_block(const Head& head, const Source& source, float scale, long i0, long m, long j0, long k,
-                           float* score, float* grad_score, bf16* p, bf16* ds, bf16* paired) {
+static void backward_block(const Head& head, const Source& source, const Sight& sight, float scale, long i0, long m,
+                           long j0, long k, float* score, float* grad_score, bf16* p, bf16* ds, bf16* paired) {
     const long w = source.w, rows = source.rows;
     product(score, k, head.query + i0 * w, w, source.key_columns + j0 * w, w * 16, m, k, w, false);
     product(grad_score, k, head.slope + i0 * w, w, source.value_columns + j0 * w, w * 16, m, k, w, false);
     for (long i = 0; i < m; i++) {
-        const long before = i0 + i - j0 + 1;
         float *s = score + i * k, *slope = grad_score + i * k;
-        if (before < k || i0 + i >= source.n) close_row(s, i0 + i >= source.n ? 0 : before, k);
         const float lse = head.lse[i0 + i], delta = head.delta[i0 + i];
         for (long j = 0; j < k; j += 32) {
-            float weight[32], change[32];
+            float weight[32] = {}, change[32] = {};
+            if (i0 + i < source.n && sight.sees_some(i0 + i, j0 + j, 32)) {
+                close_part(s + j, sight, i0 + i, j0 + j);
 #pragma omp simd
-            for (int l = 0; l < 32; l++) {
-                weight[l] = fast_exp(s[j + l] * scale - lse);
-                change[l] = weight[l] * (slope[j + l] - delta) * scale;
+                for (int l = 0; l < 32; l++) {
+                    weight[l] = fast_exp(s[j + l] * scale - lse);
+                    change[l] = weight[l] * (slope[j + l] - delta) * scale;
+                }
             }
             narrow_all(p + i * k + j, weight, 32);
             narrow_all(ds + i * k + j, change, 32);
@@ -192,6 +252,13 @@ static void backward_block(const Head& head, const Source& source, float scale, 
     pair_rows(paired, m * 16, ds, k, m, k);
     product(source.grad_key + j0, apart(rows), head.query_t + i0, apart(rows), paired, m * 16, w, k, m, true);
     product(head.grad_query + i0 * w, w, ds, k, source.key_rows + j0 * 16, rows * 16, m, w, k, true);
+}
+
+// Whether one of the tokens i0 to i0 + m sees one of the keys j0 to j0 + k.
+static bool meet(const Sight& sight, long i0, long m, long j0, long k) {
+    for (long i = i0; i < i0 + m && i < sight.n; i++)
+        if (sight.sees_some(i, j0, k)) return true;
+    return false;
 }
 
 // x[w, rows] with `step` numbers between its rows -> out[rows, w].
@@ -206,9 +273,9 @@ static void flip(float* out, const float* x, long step, long rows, long w) {
 }
 
 static void load_head(Head& head, const bf16* qkv, const bf16* out, const bf16* grad, const float* lse,
-                      const Shape& shape, long h, long n, long rows, long w) {
-    const long step = shape.heads * shape.width;
-    turn(head.query, qkv + h * shape.width, shape.q_norm, shape, n, rows, w);
+                      const Shape& shape, const Sight& sight, long h, long rows, long w) {
+    const long n = sight.n, step = shape.heads * shape.width;
+    turn(head.query, qkv + h * shape.width, shape.q_norm, shape, sight, rows, w);
     transpose(head.query_t, apart(rows), head.query, w, rows, w);
     copy_rows(head.slope, grad + h * shape.width, step, shape.width, n, rows, w);
     transpose(head.slope_t, apart(rows), head.slope, w, rows, w);
@@ -226,8 +293,8 @@ static void load_head(Head& head, const bf16* qkv, const bf16* out, const bf16* 
 }
 
 static void backward_task(const bf16* qkv, const bf16* out, const bf16* grad, const float* lse, const Shape& shape,
-                          long n, long group, bf16* grad_qkv, float* grad_q_norm, float* grad_k_norm) {
-    const long rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups, area = rows * w;
+                          const Sight& sight, long group, bf16* grad_qkv, float* grad_q_norm, float* grad_k_norm) {
+    const long n = sight.n, rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups, area = rows * w;
     const long wide = apart(rows) * w;  // of what lies transposed
     scratch.reset(area * (2 * 6 + 4) + wide * (2 * 2 + 4 * 2) + rows * 8 + BLOCK * BLOCK * 14 + shape.width * 4 * (4 + shared) + 2048);
     bf16 *flat = scratch.take<bf16>(area), *paired = scratch.take<bf16>(BLOCK * BLOCK);
@@ -238,7 +305,7 @@ static void backward_task(const bf16* qkv, const bf16* out, const bf16* grad, co
     Head head = {scratch.take<bf16>(area), scratch.take<bf16>(wide), scratch.take<bf16>(area), scratch.take<bf16>(wide),
                  scratch.take<float>(rows), scratch.take<float>(rows), scratch.take<float>(area)};
     const bf16 *key = qkv + (shape.heads + group) * shape.width, *value = key + shape.groups * shape.width;
-    turn(flat, key, shape.k_norm, shape, n, rows, w);
+    turn(flat, key, shape.k_norm, shape, sight, rows, w);
     pair_columns(source.key_columns, flat, w, rows, w);
     pair_rows(source.key_rows, rows * 16, flat, w, rows, w);
     copy_rows(flat, value, shape.row(), shape.width, n, rows, w);
@@ -246,20 +313,22 @@ static void backward_task(const bf16* qkv, const bf16* out, const bf16* grad, co
     std::memset(source.grad_key, 0, wide * 4);
     std::memset(source.grad_value, 0, wide * 4);
     for (long h = group * shared; h < (group + 1) * shared; h++) {
-        load_head(head, qkv, out, grad, lse, shape, h, n, rows, w);
+        load_head(head, qkv, out, grad, lse, shape, sight, h, rows, w);
         for (long j0 = 0; j0 < rows; j0 += BLOCK)
-            for (long i0 = j0; i0 < rows; i0 += BLOCK)
-                backward_block(head, source, shape.scale, i0, rows - i0 < BLOCK ? rows - i0 : BLOCK, j0,
-                               rows - j0 < BLOCK ? rows - j0 : BLOCK, score, grad_score, p, ds, paired);
+            for (long i0 = j0; i0 < rows; i0 += BLOCK) {
+                const long m = rows - i0 < BLOCK ? rows - i0 : BLOCK, k = rows - j0 < BLOCK ? rows - j0 : BLOCK;
+                if (meet(sight, i0, m, j0, k))
+                    backward_block(head, source, sight, shape.scale, i0, m, j0, k, score, grad_score, p, ds, paired);
+            }
         for (long i = 0; i < n; i++)
             turn_back(grad_qkv + i * shape.row() + h * shape.width, head.grad_query + i * w,
-                      qkv + i * shape.row() + h * shape.width, shape.q_norm, grad_q_norm, shape, i);
+                      qkv + i * shape.row() + h * shape.width, shape.q_norm, grad_q_norm, shape, sight.position[i]);
     }
     float* slope = head.grad_query;  // no longer needed: takes what lies transposed, row by row
     flip(slope, source.grad_key, apart(rows), rows, w);
     for (long i = 0; i < n; i++)
         turn_back(grad_qkv + (key - qkv) + i * shape.row(), slope + i * w, key + i * shape.row(), shape.k_norm,
-                  grad_k_norm, shape, i);
+                  grad_k_norm, shape, sight.position[i]);
     flip(slope, source.grad_value, apart(rows), rows, w);
     for (long i = 0; i < n; i++) {
         bf16* to = grad_qkv + (value - qkv) + i * shape.row();
@@ -272,13 +341,15 @@ static void backward_task(const bf16* qkv, const bf16* out, const bf16* grad, co
 extern "C" {
 
 // -> out[n, heads, width] bf16, and lse[n, heads] unless null: what the backward pass needs.
-void attention_forward(const bf16* qkv, const int64_t* start, long n_sequences, long heads, long groups, long width,
+void attention_forward(const bf16* qkv, const int64_t* start, const int64_t* trunk, const int64_t* own,
+                       const int64_t* position, long n_sequences, long heads, long groups, long width,
                        float scale, const float* cos, const float* sin, const float* q_norm, const float* k_norm,
                        float eps, bf16* out, float* lse, int n_threads) {
     const Shape shape = {heads, groups, width, scale, eps, cos, sin, q_norm, k_norm};
     share(n_sequences * groups, n_threads, [&](long task) {
-        const long first = start[task / groups], n = start[task / groups + 1] - first;
-        forward_task(qkv + first * shape.row(), shape, n, task % groups, out + first * heads * width,
+        const long b = task / groups, first = start[b];
+        const Sight sight = {position + first, own + first, start[b + 1] - first, trunk[b]};
+        forward_task(qkv + first * shape.row(), shape, sight, task % groups, out + first * heads * width,
                      lse ? lse + first * heads : nullptr);
     });
 }
@@ -286,14 +357,16 @@ void attention_forward(const bf16* qkv, const int64_t* start, long n_sequences, 
 // grad[n, heads, width] bf16 -> grad_qkv as qkv; grad_q_norm and grad_k_norm[n_sequences * groups, width], to be summed,
 // zero before.
 void attention_backward(const bf16* qkv, const bf16* out, const bf16* grad, const float* lse, const int64_t* start,
-                        long n_sequences, long heads, long groups, long width, float scale, const float* cos,
-                        const float* sin, const float* q_norm, const float* k_norm, float eps, bf16* grad_qkv,
-                        float* grad_q_norm, float* grad_k_norm, int n_threads) {
+                        const int64_t* trunk, const int64_t* own, const int64_t* position, long n_sequences, long heads,
+                        long groups, long width, float scale, const float* cos, const float* sin,
+                        const float* q_norm, const float* k_norm, float eps, bf16* grad_qkv, float* grad_q_norm,
+                        float* grad_k_norm, int n_threads) {
     const Shape shape = {heads, groups, width, scale, eps, cos, sin, q_norm, k_norm};
     share(n_sequences * groups, n_threads, [&](long task) {
-        const long first = start[task / groups], n = start[task / groups + 1] - first;
+        const long b = task / groups, first = start[b];
+        const Sight sight = {position + first, own + first, start[b + 1] - first, trunk[b]};
         backward_task(qkv + first * shape.row(), out + first * heads * width, grad + first * heads * width,
-                      lse + first * heads, shape, n, task % groups, grad_qkv + first * shape.row(),
+                      lse + first * heads, shape, sight, task % groups, grad_qkv + first * shape.row(),
                       grad_q_norm ? grad_q_norm + task * width : nullptr,
                       grad_k_norm ? grad_k_norm + task * width : nullptr);
     });

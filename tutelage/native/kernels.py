@@ -34,9 +34,15 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Where the sequences of a packed row begin, and the rotations of their positions."""
+    """Where the sequences of a packed row begin, how they branch, and the rotations of their positions.
+
+    A sequence is a trunk and branches behind it; a branch sees the trunk and itself. Without branches all is trunk.
+    """
 
     start_B1: Tensor  # int64, the last one is N
+    trunk_B: Tensor  # int64, tokens before the first branch; without branches it is not read
+    own_N: Tensor  # int64, where a token's branch begins in its sequence; 0 in the trunk
+    position_N: Tensor  # int64
     cos_TK: Tensor  # float32, at least as long as the longest sequence
     sin_TK: Tensor
 
@@ -123,7 +129,7 @@ def attention(
     out_NO = empty(n, heads.queries * heads.width, dtype=BF16)
     lse_NH = torch.empty(n, heads.queries)
     kernels_of().attention_forward(
-        at(qkv_NC, BF16, n, heads.columns), *_rows(rows, heads), *_norms(heads, q_norm_K, k_norm_K),
+        at(qkv_NC, BF16, n, heads.columns), *_rows(rows, heads, n), *_norms(heads, q_norm_K, k_norm_K),
         at(out_NO, BF16, *out_NO.shape), at(lse_NH, F32, *lse_NH.shape), threads(),
     )  # fmt: skip
     return out_NO, lse_NH
@@ -139,7 +145,7 @@ def attention_backward(
     norms = [None if w is None else torch.zeros(tasks, heads.width) for w in (q_norm_K, k_norm_K)]
     kernels_of().attention_backward(
         at(qkv_NC, BF16, n, heads.columns), at(out_NO, BF16, n, heads.queries * heads.width),
-        at(grad_NO, BF16, n, heads.queries * heads.width), at(lse_NH, F32, n, heads.queries), *_rows(rows, heads),
+        at(grad_NO, BF16, n, heads.queries * heads.width), at(lse_NH, F32, n, heads.queries), *_rows(rows, heads, n),
         *_norms(heads, q_norm_K, k_norm_K), at(grad_NC, BF16, n, heads.columns),
         *(at(w, F32, tasks, heads.width) for w in norms), threads(),
     )  # fmt: skip
@@ -161,11 +167,13 @@ def weight_gradient(grad_NR: Tensor, x_NC: Tensor, onto_RC: Tensor | None = None
     return out_RC
 
 
-def _rows(rows: Sequences, heads: Heads) -> tuple[object, ...]:
+def _rows(rows: Sequences, heads: Heads, n_tokens: int) -> tuple[object, ...]:
     n = len(rows.start_B1) - 1
     t = len(rows.cos_TK)
+    assert not n_tokens or int(rows.position_N.max()) < t, "a position without a rotation"
     return (
-        at(rows.start_B1, I64, n + 1), _n(n), _n(heads.queries), _n(heads.groups), _n(heads.width),
+        at(rows.start_B1, I64, n + 1), at(rows.trunk_B, I64, n), at(rows.own_N, I64, n_tokens),
+        at(rows.position_N, I64, n_tokens), _n(n), _n(heads.queries), _n(heads.groups), _n(heads.width),
         ctypes.c_float(heads.scaling), at(rows.cos_TK, F32, t, heads.width), at(rows.sin_TK, F32, t, heads.width),
     )  # fmt: skip
 
