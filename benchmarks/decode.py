@@ -127,9 +127,7 @@ def main() -> None:
         operations=shape.rollout(n, options.prompt, n, sum(lengths) / n),
         step_operations_per_token=2 * shape.weights,
         weight_bytes=shape.decode_bytes(),
-        read_gb_s=round(machine.read_bandwidth(shape.decode_bytes()), 2)
-        if batch == 1 or machine.device() == "cuda"
-        else None,
+        read_bytes=shape.decode_bytes() if batch == 1 or machine.device() == "cuda" else 0,
     )
 
 

@@ -1,7 +1,7 @@
 """Project and peer in turns within one run: start both, probe the machine, let each work, and keep what was quiet.
 
 A side is a worker process that speaks `peers/turns.py`. Its rate is useful work divided by seconds. A round is one
-turn of every side; a round is dropped when the matrix probe before or after it fell below QUIET of the best.
+turn of every side; a round is dropped when the matrix probe before or after it fell below QUIET of the usual.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from peers.turns import END, GO, MARK
 from world import World
 
 HERE = Path(__file__).parent
-QUIET = 0.9  # of the best probe, below which a round does not count
+QUIET = 0.9  # of the quiet probe, below which a round does not count
 RESULTS = HERE / "results"
 
 
@@ -118,20 +118,27 @@ class Spread:
         return {name: float(f"{getattr(self, name):.4g}") for name in ("median", "low", "high")}
 
 
-def take_rounds(sides: Sequence[Side], n: int) -> tuple[list[dict[str, dict[str, Any]]], list[dict[str, float]]]:
-    """`n` rounds of every side in turn, and the probes around them, one more than rounds."""
-    probes, rounds = [machine.probe()], []
+def take_rounds(
+    sides: Sequence[Side], n: int, read_bytes: int = 0
+) -> tuple[list[dict[str, dict[str, Any]]], list[dict[str, float]], list[float]]:
+    """`n` rounds of every side in turn, and the probes around them, one more than rounds.
+
+    read_bytes  how much memory is read at each probe; the last part of the answer has the rates, in GB/s
+    """
+    rounds: list[dict[str, dict[str, Any]]] = []
+    probes, reads = [machine.probe()], [machine.read_bandwidth(read_bytes)] if read_bytes else []
     for _ in range(n):
         rounds.append({side.name: side.turn() for side in sides})
         probes.append(machine.probe())
-    return rounds, probes
+        reads += [machine.read_bandwidth(read_bytes)] if read_bytes else []
+    return rounds, probes, reads
 
 
-def quiet_rounds(probes: Sequence[Mapping[str, float]], best: Mapping[str, float]) -> list[int]:
+def quiet_rounds(probes: Sequence[Mapping[str, float]], quiet: Mapping[str, float]) -> list[int]:
     """Rounds with a quiet machine before and after: round i lies between probes i and i + 1."""
 
     def is_quiet(found: Mapping[str, float]) -> bool:
-        return all(found[name] >= QUIET * best[name] for name in best)
+        return all(found[name] >= QUIET * quiet[name] for name in quiet)
 
     return [i for i in range(len(probes) - 1) if is_quiet(probes[i]) and is_quiet(probes[i + 1])]
 
@@ -143,12 +150,14 @@ def compare(
     *,
     options: argparse.Namespace,
     work: str,
+    read_bytes: int = 0,
     **more: Any,
 ) -> dict[str, Any]:
     """Runs the sides, writes the result as one line to results and standard output, and returns it.
 
-    work   what a turn's answer counts as done, such as `tokens`; rates are in this a second
-    more   goes into the line as it is
+    work        what a turn's answer counts as done, such as `tokens`; rates are in this a second
+    read_bytes  how much memory is read, as a limit, around each turn
+    more        goes into the line as it is
     The first side is the project; each of the others is a peer, with the ratio to it.
     """
     prepare(options)
@@ -156,13 +165,14 @@ def compare(
         for side in sides:
             side.start()
         peak = machine.matrix_peak()
-        rounds, probes = take_rounds(sides, options.pairs)
+        rounds, probes, reads = take_rounds(sides, options.pairs, read_bytes)
         peak = max(peak, machine.matrix_peak())
         ends = {side.name: side.close() for side in sides}
     finally:
         for side in sides:
             side.kill()
-    return conclude(bench, case, sides, rounds, probes, ends, options=options, work=work, peak=peak, **more)
+    limits = {"peak": peak, "read_gb_s": round(statistics.median(reads), 2) if reads else None}
+    return conclude(bench, case, sides, rounds, probes, ends, options=options, work=work, **limits, **more)
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -190,10 +200,14 @@ def conclude(
     **more: Any,
 ) -> dict[str, Any]:
     """Drops what was not quiet, and writes the line of a comparison."""
-    best = best_probe(probes, options.threads)
-    kept = quiet_rounds(probes, best)
+    quiet = quiet_probe(probes, options.threads)
+    kept = quiet_rounds(probes, quiet)
     line = head(bench, case, options) | {
-        "probe": {"quiet": best, "median": {k: statistics.median(p[k] for p in probes) for k in best}},
+        "probe": {
+            "quiet": quiet,
+            "best": {k: max(p[k] for p in probes) for k in quiet},
+            "median": {k: statistics.median(p[k] for p in probes) for k in quiet},
+        },
         "pairs": len(kept),
         "dropped": len(rounds) - len(kept),
         "unit": f"{work}/s",
@@ -230,17 +244,19 @@ def _ratio(
     return Spread(statistics.median(mine) / statistics.median(other), min(each), max(each)).to_json()
 
 
-def best_probe(probes: Sequence[Mapping[str, float]], threads: int) -> dict[str, float]:
-    """The quiet value: the best of this run and of all earlier ones with this processor and as many threads."""
-    earlier = [
-        row["probe"]["quiet"]
+def quiet_probe(probes: Sequence[Mapping[str, float]], threads: int) -> dict[str, float]:
+    """The quiet value: the median of the best probes of this run and of all earlier ones on this machine.
+
+    The best of all would be the luckiest moment ever, which hardly any other moment comes near.
+    """
+    me = machine.facts()
+    alike = [
+        row["probe"]["best"]
         for row in read_results()
-        if "probe" in row
-        and row["cpu"] == machine.cpu_name()
-        and row["threads"] == threads
-        and row["device"] == machine.facts()["device"]
+        if "probe" in row and all(row[k] == me[k] for k in ("cpu", "cores", "device")) and row["threads"] == threads
     ]
-    return {name: max(p[name] for p in [*probes, *earlier]) for name in probes[0]}
+    best = {name: max(p[name] for p in probes) for name in probes[0]}
+    return {name: statistics.median([best[name], *(row[name] for row in alike)]) for name in best}
 
 
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
