@@ -58,7 +58,8 @@ class WeightCache:
         if made is not None and made.state == state and all(a is b for a, b in zip(made.sources, sources, strict=True)):
             return made.tensor
         with torch.no_grad():
-            tensor = make(torch.cat([p.detach().bfloat16() for p in sources]))
+            halves = [p.detach().bfloat16() for p in sources]
+            tensor = make(halves[0] if len(halves) == 1 else torch.cat(halves))
         self._made[name] = _Made(tensor, tuple(sources), state)
         return tensor
 

@@ -9,7 +9,8 @@
 // Threads take blocks of rows. A row is computed by itself, to the bit, whatever else is in the pass.
 #include "linear.h"
 
-static const long ROWS = 64;  // of a part
+static const long ROWS = 64;     // of a part
+static const long PAIRED = 256;  // rows of a weight in a part
 
 // The gradient of one row of silu(gate) * up, `slope` -> that of gate and up, and silu(gate) * up once more.
 static inline void gate_row_backward(const float* slope, const bf16* gate, const bf16* up, bf16* grad_gate, bf16* grad_up,
@@ -90,10 +91,13 @@ void gated_backward(const Linear* turned, const bf16* grad, const bf16* gate_up,
 }
 
 // weight[out, in], both multiples of 32 -> paired for x W^T, or for x W if `turned`.
-void pair_weight(const bf16* weight, bf16* paired, long out, long in, int turned) {
-    if (turned)
-        pair_rows(paired, out * 16, weight, in, out, in);
-    else
-        pair_columns(paired, weight, in, out, in);
+void pair_weight(const bf16* weight, bf16* paired, long out, long in, int turned, int n_threads) {
+    share((out + PAIRED - 1) / PAIRED, n_threads, [&](long part) {
+        const long first = part * PAIRED, count = out - first < PAIRED ? out - first : PAIRED;
+        if (turned)
+            pair_rows(paired + first * 16, out * 16, weight + first * in, in, count, in);
+        else
+            pair_columns(paired + first * in, weight + first * in, in, count, in);
+    });
 }
 }

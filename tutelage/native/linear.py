@@ -42,11 +42,17 @@ class Paired:
 
 def pair(weight_OI: Tensor, *, turned: bool = False) -> Tensor:
     """The weight of a `Paired` from a bf16 matrix: that of x W^T or, turned, that of x W, which has I outputs."""
-    padded_OI = pad(weight_OI, (0, -weight_OI.shape[1] % STEP, 0, -len(weight_OI) % STEP)).contiguous()
+    beyond = -weight_OI.shape[1] % STEP, -len(weight_OI) % STEP
+    padded_OI = pad(weight_OI, (0, beyond[0], 0, beyond[1])).contiguous() if any(beyond) else weight_OI.contiguous()
     out = empty(padded_OI.numel(), dtype=BF16)
     o, i = padded_OI.shape
     kernels_of().pair_weight(
-        at(padded_OI, BF16, o, i), at(out, BF16, o * i), ctypes.c_long(o), ctypes.c_long(i), ctypes.c_int(turned)
+        at(padded_OI, BF16, o, i),
+        at(out, BF16, o * i),
+        ctypes.c_long(o),
+        ctypes.c_long(i),
+        ctypes.c_int(turned),
+        threads(),
     )
     return out
 
