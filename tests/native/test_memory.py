@@ -1,7 +1,9 @@
 """Memory that is kept: what is live never overlaps, what is freed is used again, and neighbours join."""
 
+import mmap
 import random
 
+import pytest
 import torch
 
 from tutelage.native.memory import PIECE, SMALL, Arena, arena, empty, mapped, zeros
@@ -53,3 +55,14 @@ def test_zeros_are_zero_where_something_stood():
     x = empty(512, 512, dtype=torch.float32).fill_(3.0)
     del x
     assert float(zeros(512, 512, dtype=torch.float32).abs().max()) == 0.0
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system cannot be told")
+def test_what_is_given_back_is_gone_and_what_is_held_is_not():
+    own = Arena(mapped)
+    kept, freed = own.take(SMALL), own.take(SMALL)
+    kept[:], freed[:] = b"k" * SMALL, b"f" * SMALL
+    del freed
+    own.give_back()
+    assert bytes(kept) == b"k" * SMALL
+    assert bytes(own.take(SMALL)) == bytes(SMALL)

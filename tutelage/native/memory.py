@@ -42,8 +42,7 @@ class Arena:
         """This much memory, whatever stands in it. It comes back when nobody holds the view."""
         size = n_bytes + -n_bytes % STEP
         with self._lock:
-            while self._returned:
-                self._join(self._returned.popleft())
+            self._collect()
             i = next((i for i, (_, first, end) in enumerate(self._free) if end - first >= size), None)
             if i is None:
                 i = self._grow(size)
@@ -53,6 +52,19 @@ class Arena:
         view = memoryview(self._pieces[piece])[first : first + n_bytes]
         weakref.finalize(view, self._returned.append, (piece, first, first + size)).atexit = False
         return view
+
+    def give_back(self) -> None:
+        """Returns to the system what nobody uses; its addresses stay, and the next who takes it gets new pages."""
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        with self._lock:
+            self._collect()
+            for piece, first, end in self._free:
+                self._pieces[piece].madvise(mmap.MADV_DONTNEED, first, end - first)
+
+    def _collect(self) -> None:
+        while self._returned:
+            self._join(self._returned.popleft())
 
     def _grow(self, size: int) -> int:
         """One piece more; returns where it stands among the free spans: last."""

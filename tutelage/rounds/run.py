@@ -22,6 +22,7 @@ from tutelage import config
 from tutelage.errors import ConfigError
 from tutelage.log import MetricsLog, Progress, say
 from tutelage.model.checkpoint import latest_state, save_state
+from tutelage.native.memory import arena
 from tutelage.publish import RunLock, disk_errors, is_published, write_json
 from tutelage.rounds.recipe import Recipe, resolved
 from tutelage.store.db import Store, open_store
@@ -70,6 +71,7 @@ class Run:
 def give_back_memory() -> None:
     """Returns what a stage's models held. glibc keeps freed blocks for itself, and stages would add up to gigabytes."""
     gc.collect()
+    arena.give_back()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
