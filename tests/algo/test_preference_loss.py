@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tutelage.algo.preference_loss import (
     all_pairs,
@@ -245,3 +247,27 @@ def test_gradients_are_finite_for_far_apart_scores():
     loss = loss + (weight * rao_kupper_nll(score[i] - score[j], outcome, 0.0)).sum()
     loss.backward()
     assert score.grad.isfinite().all()
+
+
+def test_pairs_are_found_in_order_wherever_a_prompt_s_completions_stand():
+    # Completions 0, 2, 5 of prompt 7 and 1, 3 of prompt 4; completion 4 stands alone.
+    group_C = torch.tensor([7, 4, 7, 4, 9, 7])
+    i_M, j_M, outcome_M, weight_M = all_pairs(torch.tensor([1, 2, 1, 1, 1, 3]), group_C)
+    assert list(zip(i_M.tolist(), j_M.tolist(), strict=True)) == [(0, 2), (0, 5), (1, 3), (2, 5)]
+    assert outcome_M.tolist() == [0, 1, -1, 1]
+    assert weight_M.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 2, 1 / 6])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 4), max_size=12))
+def test_pairs_are_all_that_share_a_prompt(groups):
+    group_C = torch.tensor(groups, dtype=torch.int64)
+    i_M, j_M, _, _ = all_pairs(torch.ones(len(groups), dtype=torch.int64), group_C)
+    every = [(i, j) for j in range(len(groups)) for i in range(j) if groups[i] == groups[j]]
+    assert list(zip(i_M.tolist(), j_M.tolist(), strict=True)) == sorted(every)
+
+
+def test_many_rankings_need_memory_for_their_pairs_alone():
+    n = 200_000  # the square of the completions would be 160 billion pairs
+    i_M, _, _, _ = all_pairs(torch.ones(2 * n, dtype=torch.int64), torch.arange(n).repeat_interleave(2))
+    assert i_M.tolist()[-1] == 2 * n - 2 and len(i_M) == n

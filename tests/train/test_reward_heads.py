@@ -166,3 +166,8 @@ def test_labelers_of_weight_0_say_nothing(speaker_copy, chat):
 def test_what_trains_nothing_is_refused(settings):
     with pytest.raises(ConfigError, match="train nothing"):
         RewardConfig(**settings)
+
+
+def test_heads_are_fitted_on_pairs_alone():
+    with pytest.raises(ConfigError, match=r"head_prior are defined on pairs"):
+        RewardConfig(head_prior=0.7, likelihood="plackett_luce")

@@ -28,9 +28,17 @@ def all_pairs(tier_C: Tensor, group_C: Tensor, *, n_prompts: Count = None) -> tu
 
     Four completions ranked 1, 2, 2, 3 give 6 pairs, one of them with outcome 0, each with weight 1/6.
     """
-    i_M, j_M = torch.triu_indices(len(tier_C), len(tier_C), offset=1, device=tier_C.device)
-    is_pair_M = group_C[i_M] == group_C[j_M]
-    i_M, j_M = i_M[is_pair_M], j_M[is_pair_M]
+    # Neighbours at every distance within a prompt: what lies between grows with the completions, not with their square.
+    order_C = group_C.argsort(stable=True)
+    sorted_C = group_C[order_C]
+    largest = int(sorted_C.unique_consecutive(return_counts=True)[1].max()) if len(sorted_C) else 0
+    found = []
+    for step in range(1, largest):
+        first = (sorted_C[step:] == sorted_C[:-step]).nonzero().squeeze(1)
+        found.append(torch.stack([order_C[first], order_C[first + step]]))
+    i_M, j_M = torch.cat(found, dim=1) if found else order_C.new_empty(2, 0)
+    in_order_M = (i_M * len(group_C) + j_M).argsort()
+    i_M, j_M = i_M[in_order_M], j_M[in_order_M]
     outcome_M = (tier_C[j_M] - tier_C[i_M]).sign()
     return i_M, j_M, outcome_M, _mean_weight(group_C[i_M], n_prompts)
 

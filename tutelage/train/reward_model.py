@@ -57,10 +57,10 @@ class RewardConfig:
                 f"reward.smoothing = {self.smoothing}, but at one half a label says nothing. Set it to 0 or more and "
                 f"below 0.5."
             )
-        if self.likelihood == "plackett_luce" and (self.smoothing or self.margin_scale):
+        if self.likelihood == "plackett_luce" and (self.smoothing or self.margin_scale or self.head_prior):
             raise ConfigError(
-                "reward.smoothing and reward.margin_scale are defined on pairs, but reward.likelihood = "
-                "'plackett_luce' ranks all at once. Set both to 0, or the likelihood to 'pairs'."
+                "reward.smoothing, reward.margin_scale and reward.head_prior are defined on pairs, but "
+                "reward.likelihood = 'plackett_luce' ranks all at once. Set them to 0, or the likelihood to 'pairs'."
             )
 
 
