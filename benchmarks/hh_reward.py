@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tutelage.data.comparisons import comparison_batch, ranked_rows
+from tutelage.data.comparisons import comparison_batch, ranked_rows, without_oldest_turns
 from tutelage.evals.reward_model import evaluate
 from tutelage.formats.detect import read_feedback
 from tutelage.model.reward_model import RewardModel, Weighing, new_reward_model
@@ -52,6 +52,7 @@ def read(path: Path, aspect: str = "overall") -> list[RankedGroup]:
 
 def fit(model: RewardModel, groups: Sequence[RankedGroup], args: argparse.Namespace, *, epochs: int) -> None:
     cfg = loop.RewardConfig(prompts_per_step=32, epochs=epochs, ties="half", head_prior=args.head_prior)
+    groups, n_shortened = without_oldest_turns(groups, model.row)
     rows, n_long = ranked_rows(groups, model.row)
     compute = ComputeConfig(precision="bf16" if has_fast_bf16() else "fp32", microbatch_tokens=4096)
     total = loop.n_steps(cfg, len(rows))
@@ -67,7 +68,10 @@ def fit(model: RewardModel, groups: Sequence[RankedGroup], args: argparse.Namesp
             print(f"  {step}/{total} {row['loss']:.3f} {time.monotonic() - started:.0f} s", file=sys.stderr)
 
     loop.run(cfg, rows=rows, model=model, learner=learner, seed=args.seed, log=log, save=lambda step: None)
-    print(f"  {len(rows)} pairs, {n_long} too long, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    print(
+        f"  {len(rows)} pairs, {n_shortened} shortened, {n_long} too long, {time.monotonic() - started:.0f} s",
+        file=sys.stderr,
+    )
 
 
 def fresh(start: RewardModel, args: argparse.Namespace, aspects: Sequence[str]) -> RewardModel:
@@ -83,8 +87,8 @@ def fresh(start: RewardModel, args: argparse.Namespace, aspects: Sequence[str]) 
 
 
 def right(model: RewardModel, groups: Sequence[RankedGroup]) -> tuple[int, int]:
-    """Pairs ordered as the people did, of those that fit the window."""
-    usable = [r.group for r in ranked_rows(groups, model.row)[0]]
+    """Pairs ordered as the people did, of those that fit the window without their oldest turns."""
+    usable = [r.group for r in ranked_rows(without_oldest_turns(groups, model.row)[0], model.row)[0]]
     found = evaluate(Scorer([model], precision="bf16" if has_fast_bf16() else "fp32"), usable)
     return round(found.accuracy * found.n), found.n
 

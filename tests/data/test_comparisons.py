@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tutelage.data.comparisons import comparison_batch, ranked_rows
+from tutelage.data.comparisons import comparison_batch, ranked_rows, without_oldest_turns
 from tutelage.errors import DataError
-from tutelage.types import RankedGroup
+from tutelage.types import Message, Prompt, RankedGroup
 
 
 @pytest.fixture
@@ -88,3 +88,49 @@ def test_grades_of_one_labeler_become_a_ranking_with_ties():
         ("helpful", ("a", "b", "c"), (1, 2, 1)),
         ("honest", ("a", "b"), (2, 1)),
     ]
+
+
+def talk(*turns):
+    roles = {"s": "system", "u": "user", "a": "assistant"}
+    return Prompt(messages=tuple(Message(role=roles[role], content=text) for role, text in turns))
+
+
+def counted(window):
+    """A renderer of one token a letter."""
+
+    def row(prompt, text):
+        n, m = sum(len(t.content) for t in prompt.messages), len(text)
+        if n + m > window:
+            raise DataError("too long")
+        return [1] * (n + m), [False] * n + [True] * m
+
+    return row
+
+
+@pytest.mark.parametrize(
+    ("window", "kept"),
+    [
+        (20, [("s", "ss"), ("u", "uuuu"), ("a", "aaaa"), ("u", "vvv"), ("a", "bb"), ("u", "w")]),  # 16 + 4 letters
+        (19, [("s", "ss"), ("u", "vvv"), ("a", "bb"), ("u", "w")]),
+        (12, [("s", "ss"), ("u", "vvv"), ("a", "bb"), ("u", "w")]),
+        (11, [("s", "ss"), ("u", "w")]),
+        (7, [("s", "ss"), ("u", "w")]),
+    ],
+)
+def test_the_oldest_turns_go_whole_until_both_answers_fit(window, kept):
+    whole = talk(("s", "ss"), ("u", "uuuu"), ("a", "aaaa"), ("u", "vvv"), ("a", "bb"), ("u", "w"))
+    group = RankedGroup(prompt=whole, texts=("y", "long"), tiers=(1, 2), source="here")
+    found, n = without_oldest_turns([group], counted(window))
+    assert found[0].prompt.messages == talk(*kept).messages and n == (window < 20)
+    assert (found[0].texts, found[0].tiers, found[0].source) == (group.texts, group.tiers, "here")
+    assert ranked_rows(found, counted(window))[1] == 0
+
+
+def test_what_fits_in_no_case_stays_and_is_counted_as_too_long():
+    groups = [
+        RankedGroup(prompt=talk(("u", "uuuu"), ("a", "aa"), ("u", "w")), texts=("y", t), tiers=(1, 2))
+        for t in ("no", "far too long")
+    ]
+    found, n = without_oldest_turns(groups, counted(5))
+    assert n == 1 and found[1] is groups[1]
+    assert ranked_rows(found, counted(5))[1] == 1

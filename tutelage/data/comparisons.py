@@ -70,6 +70,33 @@ def ranked_rows(
     return rows, len(groups) - len(rows)
 
 
+def without_oldest_turns(groups: Sequence[RankedGroup], render: Rendered) -> tuple[list[RankedGroup], int]:
+    """Rankings whose prompts have lost as many of their oldest turns as they must to fit the window, and how many did.
+
+    Turns go whole, an instruction of the system stays, and what remains begins with a person's turn. A ranking that
+    does not fit even so stays as it is, for `ranked_rows` to count.
+    """
+    fitting = [_shortened(group, render) for group in groups]
+    return fitting, sum(a is not b for a, b in zip(fitting, groups, strict=True))
+
+
+def _shortened(group: RankedGroup, render: Rendered) -> RankedGroup:
+    messages = group.prompt.messages
+    first = messages[:1] if messages[0].role == "system" else ()
+    starts = [i for i, m in enumerate(messages) if m.role == "user" and i > len(first)]
+    for start in (None, *starts):
+        prompt = group.prompt
+        if start is not None:
+            prompt = prompt.model_copy(update={"messages": (*first, *messages[start:])})
+        try:
+            for text in group.texts:
+                render(prompt, text)
+        except DataError:
+            continue
+        return group if start is None else group.model_copy(update={"prompt": prompt})
+    return group
+
+
 def rankings_from_ratings(rated: Sequence[RatedText]) -> list[RankedGroup]:
     """One ranking for each prompt, labeler and aspect with grades of two texts or more: higher is better, equal ties.
 

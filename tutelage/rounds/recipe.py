@@ -99,6 +99,7 @@ class RewardStage:
     pretrain_epochs: int = 1  # how often they are read, whatever `reward.epochs` says of a round's own comparisons
     aspects: dict[str, float] = field(default_factory=dict)  # weights of the heads by name; empty = all aspects alike
     read: Reading = "token"  # where the heads read an answer; "answer" = off all of its tokens
+    long_prompts: Literal["leave_out", "shorten"] = "leave_out"  # beyond the window; "shorten" = less the oldest turns
     heads: Literal["aspects", "sources"] = "aspects"  # "sources" = one a source of comparisons, weighed by the prompt
     labelers: Literal["equal", "reliability"] = "equal"  # how much each counts; see stats.reliability
     insist: bool = False  # run RL even on a reward model that cannot be told from chance

@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 
-from tutelage.data.comparisons import RankedRows, comparison_batch, ranked_rows, rankings_from_ratings
+from tutelage.data.comparisons import (
+    RankedRows,
+    comparison_batch,
+    ranked_rows,
+    rankings_from_ratings,
+    without_oldest_turns,
+)
 from tutelage.errors import ConfigError, DataError, TrainingError
 from tutelage.evals.reward_model import RewardReport, evaluate
 from tutelage.formats.detect import read_feedback
@@ -195,8 +201,11 @@ def _fit(
     cfg: loop.RewardConfig,
 ) -> None:
     """Trains, normalises, measures and publishes one reward model."""
-    recipe = run.recipe
+    recipe, n_shortened = run.recipe, 0
     weight_of = reliabilities(groups) if recipe.reward_stage.labelers == "reliability" else {}
+    if recipe.reward_stage.long_prompts == "shorten":
+        groups, n_shortened = without_oldest_turns(groups, model.row)
+        valid = without_oldest_turns(valid, model.row)[0]
     rows, n_long = ranked_rows(groups, model.row, weight_of)
     n_steps = loop.n_steps(cfg, len(rows))
     learner = loop.reward_learner(model, optim=recipe.reward_optim, compute=recipe.compute, total_steps=n_steps)
@@ -229,6 +238,7 @@ def _fit(
     card = measured.to_json() | {
         "rankings": len(rows),
         "too_long": n_long,
+        "shortened": n_shortened,
         "log_tie": float(model.log_tie.detach()),
         "train_score_p999": _top_score(model, rows),
         "labeler_weights": weight_of,
