@@ -50,8 +50,10 @@ def read(path: Path, aspect: str = "overall") -> list[RankedGroup]:
     return [g.model_copy(update={"aspect": aspect}) for g in found]
 
 
-def fit(model: RewardModel, groups: Sequence[RankedGroup], args: argparse.Namespace, *, epochs: int) -> None:
-    cfg = loop.RewardConfig(prompts_per_step=32, epochs=epochs, ties="half", head_prior=args.head_prior)
+def fit(
+    model: RewardModel, groups: Sequence[RankedGroup], args: argparse.Namespace, *, epochs: int, head_prior: float
+) -> None:
+    cfg = loop.RewardConfig(prompts_per_step=32, epochs=epochs, ties="half", head_prior=head_prior)
     groups, n_shortened = without_oldest_turns(groups, model.row)
     rows, n_long = ranked_rows(groups, model.row)
     compute = ComputeConfig(precision="bf16" if has_fast_bf16() else "fp32", microbatch_tokens=4096)
@@ -117,17 +119,17 @@ def main() -> None:
         ours = {normalise(first_turn(g)) for groups in sets.values() for g in groups}
         other = [g for path in args.pretrain for g in read(path) if normalise(first_turn(g)) not in ours]
         random.Random(args.seed).shuffle(other)
-        fit(start, other[: args.pretrain_limit], args, epochs=1)
+        fit(start, other[: args.pretrain_limit], args, epochs=1, head_prior=0.0)
     counts = {name: np.zeros(2, dtype=int) for name in BAG_FLOORS}
     for fold in range(args.run):
         train = {k: [g for g in v if fold_of(g, args.folds) != fold] for k, v in sets.items()}
         test = {k: [g for g in v if fold_of(g, args.folds) == fold] for k, v in sets.items()}
         for name in sets:
             model = fresh(start, args, [name])
-            fit(model, train[name], args, epochs=args.epochs)
+            fit(model, train[name], args, epochs=args.epochs, head_prior=args.head_prior)
             counts[name] += right(model, test[name])
         model = fresh(start, args, list(sets))
-        fit(model, train["helpful"] + train["harmless"], args, epochs=args.epochs)
+        fit(model, train["helpful"] + train["harmless"], args, epochs=args.epochs, head_prior=args.head_prior)
         for name in sets:
             counts[f"both: {name}"] += right(model, test[name])
         print({k: (v[0] / v[1]).round(3) for k, v in counts.items()}, file=sys.stderr)
