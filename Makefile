@@ -56,7 +56,7 @@ gpu: $(STAMP)
 	$(BIN)/pytest -m gpu
 
 screens: $(STAMP)
-	TUTELAGE_SCREENS=docs/screens $(BIN)/pytest tests/label/browser/test_screens.py
+	TUTELAGE_SCREENS=docs/screens $(BIN)/pytest tests/label/browser/test_screens.py tests/label/browser/test_chat.py -k "fits or wide or holds or printed"
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/short.py
