@@ -59,6 +59,9 @@ SCREENS = [
     ("chats", "labeller", "chat"),
     ("not-allowed", "labeller", "people"),
 ]
+# What a sensible labeller gives the answers above, known by a part of them.
+GRADES = {"no charge": "7", "small charge": "6", "Certainly": "5", "No.": "1"}
+PLACES = {"no charge": "1", "small charge": "2", "Certainly": "3", "No.": "4"}
 TASKS = ("rank", "compare", "demonstrate", "correct", "critique")
 
 
@@ -174,7 +177,8 @@ def test_every_task_is_accessible_and_fits(site, visit, kind, size, dark):
     page.wait_for_selector(".step")
     looked_at(page, f"task-{kind}{'-rate' if kind == 'rank' else ''}", size, dark)
     if kind == "rank":
-        for key in ("7", "6", "2", "5", "Enter", "1", "2", "4"):
+        shown = [next(a for a in GRADES if a in card) for card in page.locator("article.answer").all_inner_texts()]
+        for key in (*(GRADES[a] for a in shown), "Enter", *(PLACES[a] for a in shown[:3])):
             page.keyboard.press(key)
         looked_at(page, "task-rank", size, dark)
         page.keyboard.press("f")
