@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "tutelage"
 FLOORS = [
     {"errors"},
-    {"seed", "publish", "client"},
+    {"seed", "publish", "client", "stopwatch"},
     {"types", "config", "log"},
     {"algo", "store", "formats", "stats", "dist", "native"},
     {"model"},
@@ -50,7 +50,7 @@ ONLY_IN = {
 }
 NO_TORCH = {
     "errors", "types", "config", "log", "seed", "publish", "store", "formats", "stats", "exchange", "label",
-    "simulate", "client",
+    "simulate", "client", "stopwatch",
 }  # fmt: skip
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in {"__init__", "__main__"})
 

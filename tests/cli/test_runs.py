@@ -61,6 +61,16 @@ def test_data_that_are_not_there_are_refused(refused, recipe, tmp_path):
     assert "there is no such file" in refused("sft", recipe(text), "--out", tmp_path / "out")
 
 
+def test_profile_is_a_setting_and_makes_no_other_recipe(refused, recipe, tmp_path):
+    text, out = f"[data]\nprompts = ['{tmp_path / 'none.jsonl'}']\n", tmp_path / "out"
+    assert "there is no such file" in refused("run", recipe(text), "--out", out, "--profile")
+    assert "profile = true" in (out / "config.toml").read_text(encoding="utf-8")
+    assert "there is no such file" in refused("run", recipe(text), "--out", out)
+    assert "other settings (run.rounds: 2 there, 3 now)" in refused(
+        "run", recipe(text), "--out", out, "--profile", "--set", "run.rounds=3"
+    )
+
+
 def test_comparisons_that_cannot_be_are_refused(refused, recipe, write, tmp_path):
     one_sided = write("one.jsonl", {"prompt": "a", "chosen": "b"})
     text = f"[data]\ncomparisons = ['{one_sided}']\n"

@@ -84,6 +84,7 @@ class Made:
     said: str = "Of course. Which day suits you?"
     labeler: str = "sim-1"
     source: str = "demo"
+    profile: dict[str, Any] | None = None
 
     def write(self, upto: str = "end") -> Path:
         """upto  `sft` (under way), `rl` (round 1 under way) or `end`"""
@@ -280,6 +281,8 @@ class Made:
             (aside / "metrics.jsonl").write_text(lines(rows))
             (aside / "samples.jsonl").write_text(lines(along))
             write_json(aside / "lineage.json", facts)
+            if self.profile:
+                write_json(aside / "profile.json", self.profile)
         self._done(name, 610.0)
         add_model_version(
             store,

@@ -114,6 +114,20 @@ def test_an_unfinished_run_shows_what_is_there(make, upto):
         assert "Answers along the way" in text
 
 
+def test_a_profile_stands_with_the_curves_of_rl(make, finished):
+    phases = [
+        {"phase": "sampling", "part": "", "seconds": 1.25, "share": 0.625, "peak_gb": 0.9},
+        {"phase": "sampling", "part": "decode", "seconds": 1.0, "share": 0.5, "peak_gb": 0.7},
+        {"phase": "rest", "part": "", "seconds": 0.75, "share": 0.375, "peak_gb": 0.6},
+    ]
+    facts = {"updates": 20, "seconds": 2.0, "memory": "resident set at most", "phases": phases, "process_gb": 0.9}
+    text = words(write_report(make(profile=facts).write()))
+    assert "Where the time of round 1 went: 2.00 s an update" in text
+    assert "Mean of 20 updates; memory: resident set at most" in text
+    assert "sampling 1.250 62.5% 0.90 – decode 1.000 50.0% 0.70 rest 0.750 37.5% 0.60" in text
+    assert "Where the time" not in words(write_report(finished))
+
+
 def test_labels_by_people_and_imported_ones_are_not_called_simulated(make):
     text = words(write_report(make(labels="people", labeler="ann").write()))
     assert "labels by people" in text and "People gave 480 rankings." in text and "SIMULATED" not in text

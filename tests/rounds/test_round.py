@@ -14,12 +14,8 @@ import torch
 
 from tutelage import config
 from tutelage.errors import ConfigError, RunInUseError, WaitingForLabels
-from tutelage.formats.rows import read_rows
-from tutelage.model.chat import Chat
-from tutelage.model.checkpoint import save_causal
-from tutelage.model.load import load_causal, new_llama
+from tutelage.model.load import load_causal
 from tutelage.model.reward_model import load_reward
-from tutelage.model.tokenizer import train_bpe
 from tutelage.publish import RunLock
 from tutelage.rounds.recipe import Recipe
 from tutelage.rounds.round import run_recipe
@@ -35,18 +31,6 @@ def _kill_resume():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="module")
-def tiny_base(tmp_path_factory):
-    """A two-layer model that has read nothing, with a tokenizer of the demo's words."""
-    rows = read_rows(ROOT / "tutelage" / "assets" / "demo" / "demonstrations.jsonl")
-    texts = [row["prompt"][-1]["content"] + " " + row["completion"] for _, row in rows]
-    chat = Chat(train_bpe(texts, 600), window=160)
-    model = new_llama(vocabulary=600, width=32, layers=2, heads=2, window=160, eos_id=chat.end_id, seed=1)
-    folder = tmp_path_factory.mktemp("base") / "tiny"
-    save_causal(folder, model, chat, {"stage": "base"})
-    return folder
 
 
 def _recipe(tiny_base, *settings):

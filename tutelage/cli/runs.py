@@ -37,10 +37,11 @@ def run(
     out: Out,
     settings: Set = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait here for people's labels, and go on by itself.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Tell where the time of RL's updates goes.")] = False,
     json: Json = False,
 ) -> None:
     """Start or resume a run: everything that the recipe says."""
-    _run(recipe, out, settings, json, patient=wait)
+    _run(recipe, out, [*(settings or []), *(["run.profile=true"] if profile else [])], json, patient=wait)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from tutelage.errors import ConfigError, DataError
 from tutelage.model.attention import Packed
 from tutelage.model.causal import CausalModel
 from tutelage.native.decode import POSITIONS
+from tutelage.stopwatch import OFF, Watch
 
 Precision = Literal["fp32", "bf16"]
 
@@ -52,8 +53,10 @@ class Engine:
         window: int,
         config: EngineConfig | None = None,
         precision: Precision = "fp32",
+        watch: Watch = OFF,
     ) -> None:
         self.model = model
+        self._watch = watch
         self._precision = precision
         self.end_id = end_id
         self.window = window
@@ -86,7 +89,8 @@ class Engine:
             drawn = self._admit(scheduler, requests, cache, prefixes, sampling)
             self._release(scheduler, cache, sampling, done)
             if running := scheduler.running:
-                _append(running, *steps.draw(running, _uniform(running), sampling))
+                with self._watch.phase("decode"):
+                    _append(running, *steps.draw(running, _uniform(running), sampling))
                 drawn += len(running)
                 self._release(scheduler, cache, sampling, done)
             if progress:
@@ -125,7 +129,9 @@ class Engine:
         taken = scheduler.admit()
         if not taken:
             return 0
-        self._prefill([i for i in dict.fromkeys(s.i_request for s in taken) if i not in prefixes], requests, prefixes)
+        with self._watch.phase("prefill"):
+            new = [i for i in dict.fromkeys(s.i_request for s in taken) if i not in prefixes]
+            self._prefill(new, requests, prefixes)
         first_slot = len(scheduler.running) - len(taken)
         for slot, sample in enumerate(taken, start=first_slot):
             cache.admit(slot, prefixes[sample.i_request])

@@ -71,6 +71,7 @@ def _views(run: RunFacts) -> dict[str, Any]:
         "rewards": tables.reward_parts(run),
         "curves": [(r.i, found) for r in run.rounds if (found := learning_curve(r.curve))],
         "rl_figures": rl_figures(run),
+        "profiles": tables.profiles(run),
         "other_figures": sft_figures(run) + reward_figures(run),
         "alarms": tables.alarms(run),
         "has_rl": any(r.rl for r in run.rounds),

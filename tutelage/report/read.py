@@ -62,6 +62,7 @@ class Round:
     curve: tuple[Facts, ...]
     algorithm: str
     rl: Training | None
+    profile: Facts | None  # where the time of its updates went, when the recipe asked
     along: tuple[Facts, ...]  # samples along the way
     alarms: tuple[Facts, ...]
     figures: Facts | None
@@ -193,6 +194,7 @@ def _rounds(folder: Path, settings: Facts) -> Iterator[Round]:
             curve=tuple(_json(folder / name / "learning-curve" / "curve.json") or ()),
             algorithm=algorithm,
             rl=rl,
+            profile=_json(folder / name / algorithm / "profile.json"),
             along=_rows(folder, f"{name}/{algorithm}", "samples.jsonl"),
             alarms=_alarms(folder, f"{name}/{algorithm}", rl),
             figures=_json(evaluation / "figures.json"),

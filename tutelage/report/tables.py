@@ -185,6 +185,17 @@ def _reward_sheet(models: list[RewardFacts]) -> Sheet:
     )
 
 
+def profiles(run: RunFacts) -> list[tuple[int, Facts, Sheet]]:
+    """Where the time and the memory of each round's updates went."""
+    columns = (("seconds", ""), ("share", ""), ("GB", ""))
+    return [(r.i, r.profile, Sheet(columns, tuple(map(_spent, r.profile["phases"])))) for r in run.rounds if r.profile]
+
+
+def _spent(row: Facts) -> Line:
+    title = f"– {row['part']}" if row["part"] else row["phase"]
+    return Line(title, (f"{row['seconds']:.3f}", percent(row["share"]), f"{row['peak_gb']:.2f}"))
+
+
 @dataclass(frozen=True, slots=True)
 class AlarmRow:
     """An alarm with where it rang; one that rang again and again stands once, as last seen."""

@@ -16,6 +16,7 @@ from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
 from tutelage.model.lora import Adapter
 from tutelage.seed import derive
+from tutelage.stopwatch import OFF, Watch
 from tutelage.train.learner import ComputeConfig, infer
 from tutelage.types import Completion, Prompt
 
@@ -32,19 +33,27 @@ class EngineSampler:
         *,
         seed: int,
         precision: Precision = "fp32",
+        watch: Watch = OFF,
     ) -> None:
         if not sampling.is_policy_itself:
             raise ConfigError(
                 f"sampling.top_p = {sampling.top_p}, top_k = {sampling.top_k}, temperature = {sampling.temperature}: "
                 f"RL learns from the policy's own distribution. Set top_p = 1, top_k = 0 and a temperature above 0."
             )
-        self._engine = Engine(model, end_id=chat.end_id, window=chat.window, config=engine, precision=precision)
+        self._engine = Engine(
+            model, end_id=chat.end_id, window=chat.window, config=engine, precision=precision, watch=watch
+        )
+        self._watch = watch
         self._chat, self._sampling, self._seed = chat, sampling, seed
 
     def load(self, version: int) -> None:
         self._engine.version = version
 
     def sample(self, prompts: Sequence[Prompt], *, n: int, step: int) -> Rollouts:
+        with self._watch.phase("sampling"):
+            return self._sample(prompts, n, step)
+
+    def _sample(self, prompts: Sequence[Prompt], n: int, step: int) -> Rollouts:
         ids = [self._chat.check_length(p, self._sampling.max_new_tokens) for p in prompts]
         requests = [
             Request(tuple(tokens), tuple(derive(self._seed, "rollout", step, p.id, i, k) for k in range(n)))
@@ -77,23 +86,28 @@ def rollouts(prompts: Sequence[Prompt], requests: Sequence[Request], samples: Se
 class FrozenReference:
     """A model of its own that is never stepped."""
 
-    def __init__(self, model: CausalModel, *, temperature: float, compute: ComputeConfig) -> None:
+    def __init__(self, model: CausalModel, *, temperature: float, compute: ComputeConfig, watch: Watch = OFF) -> None:
         self._model, self._temperature, self._compute = model.requires_grad_(False), temperature, compute
+        self._watch = watch
 
     @torch.no_grad()
     def logp(self, batch: TokenBatch, parts: Sequence[Tensor] | None = None) -> Tensor:
-        return infer_logp(self._model, batch, temperature=self._temperature, compute=self._compute, parts=parts)
+        with self._watch.phase("reference"):
+            return infer_logp(self._model, batch, temperature=self._temperature, compute=self._compute, parts=parts)
 
 
 class AdapterReference:
     """The policy with its adapter switched off: no second copy of the weights."""
 
-    def __init__(self, model: CausalModel, adapter: Adapter, *, temperature: float, compute: ComputeConfig) -> None:
+    def __init__(
+        self, model: CausalModel, adapter: Adapter, *, temperature: float, compute: ComputeConfig, watch: Watch = OFF
+    ) -> None:
         self._model, self._adapter, self._temperature, self._compute = model, adapter, temperature, compute
+        self._watch = watch
 
     @torch.no_grad()
     def logp(self, batch: TokenBatch, parts: Sequence[Tensor] | None = None) -> Tensor:
-        with self._adapter.off():
+        with self._watch.phase("reference"), self._adapter.off():
             return infer_logp(self._model, batch, temperature=self._temperature, compute=self._compute, parts=parts)
 
 

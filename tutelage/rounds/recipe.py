@@ -35,6 +35,7 @@ class RunConfig:
     algorithm: Literal["ppo", "rloo"] = "ppo"
     start_from: Literal["sft", "best"] = "sft"  # where each round's RL starts, and its reference
     tensorboard: bool = False
+    profile: bool = False  # tell where an update's time and memory went; may be switched in a run under way
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

@@ -5,7 +5,7 @@ B rollouts, T tokens.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,88 +18,25 @@ from tutelage.data.prompt_stream import prompts_of_update
 from tutelage.data.sft import SFTRows, sft_rows, take
 from tutelage.evals.policy import refuses
 from tutelage.log import say
-from tutelage.model.causal import CausalModel
-from tutelage.model.chat import Chat
 from tutelage.model.checkpoint import weights_sha
-from tutelage.model.load import load_causal
-from tutelage.model.lora import Adapter
-from tutelage.model.reward_model import load_reward
-from tutelage.model.value_model import PolicyWithValue, ValueModel
-from tutelage.reward.scorer import Scorer
-from tutelage.rounds.machines import AdapterReference, EngineSampler, FrozenReference, fitting
+from tutelage.rounds.machines import fitting
 from tutelage.rounds.prepare import Prompts, demonstrations, publish_model, register, version_id
 from tutelage.rounds.reward import RewardModels
+from tutelage.rounds.rl_machines import Machines, build
 from tutelage.rounds.run import Run, Stage, give_back_memory
 from tutelage.seed import derive
 from tutelage.simulate.gold import BrandVoice
 from tutelage.store.snapshot import load_card
 from tutelage.train import ppo, rloo
 from tutelage.train.detectors import Alarm
-from tutelage.train.learner import Learner, Term
-from tutelage.train.machines import (
-    LearnerPolicy,
-    SeparateActorCritic,
-    SharedActorCritic,
-    critic_learner,
-    policy_learner,
-    shared_learner,
-)
+from tutelage.train.learner import Term
+from tutelage.train.machines import LearnerPolicy
 from tutelage.train.monitor import Monitor
 from tutelage.train.ppo import RLState
 from tutelage.train.pretrain import mean_nll
 from tutelage.types import Prompt
 
 N_SHOWN = 4  # prompts whose answers are kept along the way
-
-
-@dataclass(slots=True)
-class Machines:
-    """Everything that the loop is handed, and what a resume must restore."""
-
-    model: CausalModel
-    chat: Chat
-    adapter: Adapter | None
-    policy: Learner
-    critic: Learner | None  # a network of its own
-    trunk: PolicyWithValue | None  # or a head on the policy's
-    reference: FrozenReference | AdapterReference
-    sampler: EngineSampler
-    score: "RangedScore"
-    watcher: Scorer
-
-    def state(self) -> dict[str, Tensor]:
-        critic = self.critic.state() if self.critic else {}
-        return {f"policy/{k}": v for k, v in self.policy.state().items()} | {
-            f"critic/{k}": v for k, v in critic.items()
-        }
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        for name, learner in (("policy/", self.policy), ("critic/", self.critic)):
-            if learner is not None:
-                learner.load_state({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
-
-    def actor_critic(self) -> SharedActorCritic | SeparateActorCritic:
-        if self.trunk is not None:
-            return SharedActorCritic(self.policy, self.trunk)
-        assert self.critic is not None, "PPO has a critic"
-        return SeparateActorCritic(self.policy, self.critic)
-
-    def weights(self) -> dict[str, Tensor]:
-        """What is evaluated and published: the averaged copy where there is one."""
-        return {n: t.detach().clone() for n, t in (self.policy.ema or self.policy.named).items()}
-
-
-class RangedScore:
-    """The optimised reward, and how many of its last scores lie above what the reward model was trained on."""
-
-    def __init__(self, scorer: Scorer, top: float) -> None:
-        self._scorer, self._top = scorer, top
-        self.out_of_range = 0.0
-
-    def __call__(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
-        score_B = self._scorer(prompts, texts)
-        self.out_of_range = float((score_B > self._top).float().mean())
-        return score_B
 
 
 def train(run: Run, i_round: int, prompts: Prompts, start: Path, rewards: RewardModels, snapshot: Path) -> Path:
@@ -133,6 +70,9 @@ def _train(run: Run, stage: Stage, i_round: int, prompts: Prompts, start: Path, 
     log = stage.metrics(cfg.updates, at=state.step, shown=("reward", "kl", "eval_held_out"))
     if state.step == 0:
         course.begin(state, log)
+    if machines.profile:
+        machines.profile.watch.restart()
+    first = state.step
     common: dict[str, Any] = {
         "kl": recipe.kl,
         "unfinished": recipe.unfinished,
@@ -153,73 +93,9 @@ def _train(run: Run, stage: Stage, i_round: int, prompts: Prompts, start: Path, 
     else:
         actor_critic = machines.actor_critic()
         state = ppo.run(recipe.ppo, actor_critic=actor_critic, language=_language(run, machines, seed), **common)
+    if machines.profile:
+        machines.profile.finish(stage.work, state.step - first)
     course.publish(state)
-
-
-def build(run: Run, start: Path, rewards: RewardModels, seed: int) -> Machines:
-    """Policy, critic, reference, sampler and scorers."""
-    recipe = run.recipe
-    temperature, compute = recipe.sampling.temperature, recipe.compute
-    n_steps = (
-        recipe.ppo.updates * recipe.ppo.epochs * recipe.ppo.minibatches
-        if recipe.run.algorithm == "ppo"
-        else recipe.rloo.updates * recipe.rloo.epochs * recipe.rloo.minibatches
-    )
-    model, chat = load_causal(str(start))
-    adapter = Adapter(model, recipe.lora, seed=seed) if recipe.lora.rank else None
-    reference = (
-        AdapterReference(model, adapter, temperature=temperature, compute=compute)
-        if adapter
-        else FrozenReference(load_causal(str(start))[0], temperature=temperature, compute=compute)
-    )
-    critic, trunk = None, None
-    if recipe.run.algorithm == "ppo" and recipe.shared_critic:
-        trunk = PolicyWithValue(model)
-        policy = shared_learner(
-            trunk,
-            temperature=temperature,
-            optim=recipe.policy_optim,
-            compute=compute,
-            total_steps=n_steps,
-            ema_decay=recipe.ema_decay,
-        )
-    else:
-        policy = policy_learner(
-            model,
-            temperature=temperature,
-            optim=recipe.policy_optim,
-            compute=compute,
-            total_steps=n_steps,
-            ema_decay=recipe.ema_decay,
-        )
-        if recipe.run.algorithm == "ppo":
-            critic = critic_learner(
-                _critic(rewards, start, chat), optim=recipe.critic_optim, compute=compute, total_steps=n_steps
-            )
-    top = max(float(load_reward(f)[1]["train_score_p999"]) for f in rewards.members)
-    sampler = EngineSampler(
-        model, chat, recipe.sampling, recipe.engine, seed=derive(seed, "sampler"), precision=compute.precision
-    )
-    return Machines(
-        model,
-        chat,
-        adapter,
-        policy,
-        critic,
-        trunk,
-        reference,
-        sampler,
-        RangedScore(rewards.scorer(run), top),
-        rewards.watcher(run),
-    )
-
-
-def _critic(rewards: RewardModels, start: Path, chat: Chat) -> ValueModel:
-    """Starts as the reward model when it reads the policy's tokens; otherwise as the policy with a zero head."""
-    reward = load_reward(rewards.members[0])[0]
-    if reward.chat is not None and reward.chat.tokenizer_hash == chat.tokenizer_hash:
-        return ValueModel.from_reward(reward)
-    return ValueModel(load_causal(str(start))[0])
 
 
 def _language(run: Run, machines: Machines, seed: int) -> Any:
@@ -282,6 +158,10 @@ class Course:
         return RLState(**facts["state"])
 
     def save(self, state: RLState) -> None:
+        with self._machines.watch.phase("saving"):
+            self._save(state)
+
+    def _save(self, state: RLState) -> None:
         tensors = self._machines.state() | {f"best/{k}": v for k, v in self._best.items()}
         alarms = [asdict(a) for a in self.monitor.alarms]
         facts = {"state": asdict(state), "at_first": self._at_first, "first": self.monitor.first, "alarms": alarms}
@@ -290,9 +170,13 @@ class Course:
     def keep_best(self, step: int) -> None:
         self._best = self._machines.weights()
 
-    @torch.no_grad()
     def evaluate(self, step: int) -> tuple[dict[str, float], float]:
         """Figures of the present policy on held-out prompts, and the held-out reward by which the best is chosen."""
+        with self._machines.watch.phase("evaluation"):
+            return self._evaluate(step)
+
+    @torch.no_grad()
+    def _evaluate(self, step: int) -> tuple[dict[str, float], float]:
         with self._machines.policy.averaged():
             written = self._machines.sampler.sample(self._prompts, n=1, step=-1)
             logp_BT = self._machines.policy.infer(written.batch)[..., 0]

@@ -24,6 +24,7 @@ from tutelage.log import MetricsLog, Progress, say
 from tutelage.model.checkpoint import latest_state, save_state
 from tutelage.native.memory import arena
 from tutelage.publish import RunLock, disk_errors, is_published, write_json
+from tutelage.rounds.profile import PROFILE
 from tutelage.rounds.recipe import Recipe, resolved
 from tutelage.store.db import Store, open_store
 
@@ -109,8 +110,8 @@ class Stage:
         return write
 
     def keep_metrics(self, aside: Path) -> None:
-        """Copies the metrics into the folder that is being published."""
-        for path in self.work.glob("*.jsonl"):
+        """Copies the metrics, and the profile if there is one, into the folder that is being published."""
+        for path in (*self.work.glob("*.jsonl"), *self.work.glob(PROFILE)):
             shutil.copy(path, aside / path.name)
 
 
@@ -136,6 +137,7 @@ def _settle(recipe: Recipe | None, folder: Path) -> Recipe:
         stored = config.load(Recipe, path)
         if recipe is not None:
             wanted = resolved(_with_pins(recipe, stored))
+            stored = replace(stored, run=replace(stored.run, profile=wanted.run.profile))  # changes no result
             if wanted != stored:
                 keys = ", ".join(_differences(config.to_table(stored), config.to_table(wanted)))
                 raise ConfigError(

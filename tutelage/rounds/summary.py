@@ -7,6 +7,7 @@ from typing import Any
 
 from tutelage.rounds.judge import Contender
 from tutelage.rounds.prepare import version_id
+from tutelage.rounds.profile import PROFILE
 from tutelage.rounds.run import Run, read_state
 from tutelage.store.feedback import count
 from tutelage.store.lineage import trace
@@ -54,5 +55,12 @@ def summarise(run: Run, contenders: Sequence[Contender], best: Contender) -> dic
             for s in lineage.steps
         ],
         "seconds": sum(s["seconds"] for s in stages.values() if "seconds" in s),
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_memory_gb": peak_memory_gb(run),
     }
+
+
+def peak_memory_gb(run: Run) -> float:
+    """What the process held at most. A profile sets the system's record of it back, and so keeps what stood there."""
+    kept = [json.loads(p.read_text(encoding="utf-8")) for p in run.folder.glob(f"round-*/*/{PROFILE}")]
+    now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return float(max(now, *(profile["process_gb"] for profile in kept))) if kept else now

@@ -15,6 +15,7 @@ from tutelage.data.batch import TokenBatch
 from tutelage.data.packing import microbatches
 from tutelage.errors import ConfigError, TrainingError
 from tutelage.model.alike import LEAST
+from tutelage.stopwatch import OFF, Watch
 from tutelage.train.optim import OptimConfig, build_adamw, load_moments, lr_at, moments
 
 # (output [b, T, C], indices [b] of these rows in the whole batch) -> loss [], metrics []; joined over microbatches.
@@ -137,12 +138,14 @@ class Learner:
         compute: ComputeConfig,
         total_steps: int,
         ema_decay: float = 0.0,
+        watch: Watch = OFF,
     ) -> None:
         self.module = module
         self._forward = forward
         self._optim = optim
         self._compute = compute
         self._total_steps = total_steps
+        self.watch = watch
         self.named = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not self.named:
             raise ConfigError(
@@ -168,6 +171,10 @@ class Learner:
         An update whose loss or gradient is not finite is skipped and counted; raises TrainingError after
         MAX_SKIPPED of them in a row.
         """
+        with self.watch.phase("update"):
+            return self._step(terms)
+
+    def _step(self, terms: Sequence[Term]) -> dict[str, float]:
         lr = lr_at(self._optim, self.n_steps, self._total_steps)
         for group in self._adamw.param_groups:
             group["lr"] = lr
@@ -176,18 +183,22 @@ class Learner:
         for term in terms:
             for part in term.parts(self._compute.microbatch_tokens):
                 rows = term.rows[part]
-                loss, seen = term.loss(self._pass(term.batch.rows(rows)), rows)
-                loss.backward()
+                with self.watch.phase("forward"):
+                    loss, seen = term.loss(self._pass(term.batch.rows(rows)), rows)
+                with self.watch.phase("backward"):
+                    loss.backward()
                 for name, value in {"loss": loss, **seen}.items():
                     metrics[name] = (
                         _join(name, metrics[name], float(value.detach())) if name in metrics else float(value.detach())
                     )
-        norm = nn.utils.clip_grad_norm_(self.named.values(), self._optim.grad_clip)
+        with self.watch.phase("optimizer"):
+            norm = nn.utils.clip_grad_norm_(self.named.values(), self._optim.grad_clip)
         metrics |= {"grad_norm": float(norm), "lr": lr, "skipped": 0.0}
         if not (torch.isfinite(norm) and all(v == v and abs(v) != float("inf") for v in metrics.values())):
             return self._skip(metrics)
         self._skipped_in_a_row = 0
-        self._adamw.step()
+        with self.watch.phase("optimizer"):
+            self._adamw.step()
         self.n_steps += 1
         for name, average in self.ema.items():
             average.lerp_(self.named[name].detach(), 1 - self._ema_decay)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tutelage.data.batch import Rollouts, TokenBatch
 from tutelage.model.causal import CausalModel
 from tutelage.model.value_model import PolicyWithValue, ValueModel
+from tutelage.stopwatch import OFF, Watch
 from tutelage.train.learner import ComputeConfig, Learner, Loss, Term
 from tutelage.train.optim import OptimConfig
 from tutelage.types import Prompt
@@ -68,22 +69,27 @@ def policy_learner(
     compute: ComputeConfig,
     total_steps: int,
     ema_decay: float = 0.0,
+    watch: Watch = OFF,
 ) -> Learner:
     """Output channels: log-probability and entropy of each trained token, at the sampling temperature."""
 
     def forward(batch: TokenBatch) -> Tensor:
         return torch.stack(model.logp(batch.token_BT, batch.length_B, batch.mask_BT, temperature=temperature), dim=-1)
 
-    return Learner(model, forward, optim=optim, compute=compute, total_steps=total_steps, ema_decay=ema_decay)
+    return Learner(
+        model, forward, optim=optim, compute=compute, total_steps=total_steps, ema_decay=ema_decay, watch=watch
+    )
 
 
-def critic_learner(model: ValueModel, *, optim: OptimConfig, compute: ComputeConfig, total_steps: int) -> Learner:
+def critic_learner(
+    model: ValueModel, *, optim: OptimConfig, compute: ComputeConfig, total_steps: int, watch: Watch = OFF
+) -> Learner:
     """Output channel: the value before each trained token."""
 
     def forward(batch: TokenBatch) -> Tensor:
         return model.before_tokens(batch.token_BT, batch.length_B, batch.mask_BT).unsqueeze(-1)
 
-    return Learner(model, forward, optim=optim, compute=compute, total_steps=total_steps)
+    return Learner(model, forward, optim=optim, compute=compute, total_steps=total_steps, watch=watch)
 
 
 def shared_learner(
@@ -94,13 +100,16 @@ def shared_learner(
     compute: ComputeConfig,
     total_steps: int,
     ema_decay: float = 0.0,
+    watch: Watch = OFF,
 ) -> Learner:
     """Output channels: log-probability and entropy of each trained token, and the value before it."""
 
     def forward(batch: TokenBatch) -> Tensor:
         return module.channels(batch.token_BT, batch.length_B, batch.mask_BT, temperature=temperature)
 
-    return Learner(module, forward, optim=optim, compute=compute, total_steps=total_steps, ema_decay=ema_decay)
+    return Learner(
+        module, forward, optim=optim, compute=compute, total_steps=total_steps, ema_decay=ema_decay, watch=watch
+    )
 
 
 class LearnerPolicy:
@@ -111,7 +120,8 @@ class LearnerPolicy:
 
     def logp(self, batch: TokenBatch, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy [B, T], cut as the updates on `parts` will be, so that the first ratio is 1."""
-        out_BTC = self.learner.infer(batch, parts)
+        with self.learner.watch.phase("old log-probabilities"):
+            out_BTC = self.learner.infer(batch, parts)
         return out_BTC[..., 0], out_BTC[..., 1]
 
     def step(self, terms: Sequence[Term]) -> dict[str, float]:
@@ -126,7 +136,8 @@ class SeparateActorCritic(LearnerPolicy):
         self.critic = critic
 
     def values(self, batch: TokenBatch) -> Tensor:
-        return self.critic.infer(batch)[..., 0]
+        with self.critic.watch.phase("values"):
+            return self.critic.infer(batch)[..., 0]
 
     def step(  # type: ignore[override]
         self,
@@ -158,7 +169,8 @@ class SharedActorCritic(LearnerPolicy):
         self.module, self.vf_coef = module, vf_coef
 
     def values(self, batch: TokenBatch) -> Tensor:
-        return self.learner.infer(batch)[..., 2]
+        with self.learner.watch.phase("values"):
+            return self.learner.infer(batch)[..., 2]
 
     def step(  # type: ignore[override]
         self,

@@ -1,0 +1,159 @@
+"""The machines of a round's reinforcement learning: policy, critic, reference, sampler and scorers, as a recipe asks.
+
+B rollouts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tutelage.model.causal import CausalModel
+from tutelage.model.chat import Chat
+from tutelage.model.load import load_causal
+from tutelage.model.lora import Adapter
+from tutelage.model.reward_model import load_reward
+from tutelage.model.value_model import PolicyWithValue, ValueModel
+from tutelage.reward.scorer import Scorer
+from tutelage.rounds.machines import AdapterReference, EngineSampler, FrozenReference
+from tutelage.rounds.profile import Profile
+from tutelage.rounds.recipe import Recipe
+from tutelage.rounds.reward import RewardModels
+from tutelage.rounds.run import Run
+from tutelage.seed import derive
+from tutelage.stopwatch import OFF, Watch
+from tutelage.train.learner import Learner
+from tutelage.train.machines import (
+    SeparateActorCritic,
+    SharedActorCritic,
+    critic_learner,
+    policy_learner,
+    shared_learner,
+)
+from tutelage.types import Prompt
+
+
+@dataclass(slots=True)
+class Machines:
+    """Everything that the loop is handed, and what a resume must restore."""
+
+    model: CausalModel
+    chat: Chat
+    adapter: Adapter | None
+    policy: Learner
+    critic: Learner | None  # a network of its own
+    trunk: PolicyWithValue | None  # or a head on the policy's
+    reference: FrozenReference | AdapterReference
+    sampler: EngineSampler
+    score: "RangedScore"
+    watcher: Scorer
+    profile: Profile | None = None
+
+    @property
+    def watch(self) -> Watch:
+        return self.profile.watch if self.profile else OFF
+
+    def state(self) -> dict[str, Tensor]:
+        critic = self.critic.state() if self.critic else {}
+        return {f"policy/{k}": v for k, v in self.policy.state().items()} | {
+            f"critic/{k}": v for k, v in critic.items()
+        }
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        for name, learner in (("policy/", self.policy), ("critic/", self.critic)):
+            if learner is not None:
+                learner.load_state({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
+
+    def actor_critic(self) -> SharedActorCritic | SeparateActorCritic:
+        if self.trunk is not None:
+            return SharedActorCritic(self.policy, self.trunk)
+        assert self.critic is not None, "PPO has a critic"
+        return SeparateActorCritic(self.policy, self.critic)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is evaluated and published: the averaged copy where there is one."""
+        return {n: t.detach().clone() for n, t in (self.policy.ema or self.policy.named).items()}
+
+
+class RangedScore:
+    """The optimised reward, and how many of its last scores lie above what the reward model was trained on."""
+
+    def __init__(self, scorer: Scorer, top: float, watch: Watch) -> None:
+        self._scorer, self._top, self._watch = scorer, top, watch
+        self.out_of_range = 0.0
+
+    def __call__(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
+        with self._watch.phase("scoring"):
+            score_B = self._scorer(prompts, texts)
+        self.out_of_range = float((score_B > self._top).float().mean())
+        return score_B
+
+
+def build(run: Run, start: Path, rewards: RewardModels, seed: int) -> Machines:
+    """Policy, critic, reference, sampler and scorers."""
+    recipe = run.recipe
+    temperature, compute = recipe.sampling.temperature, recipe.compute
+    model, chat = load_causal(str(start))
+    profile = Profile(model.device) if recipe.run.profile else None
+    watch = profile.watch if profile else OFF
+    adapter = Adapter(model, recipe.lora, seed=seed) if recipe.lora.rank else None
+    reference = (
+        AdapterReference(model, adapter, temperature=temperature, compute=compute, watch=watch)
+        if adapter
+        else FrozenReference(load_causal(str(start))[0], temperature=temperature, compute=compute, watch=watch)
+    )
+    policy, critic, trunk = _learners(recipe, model, lambda: _critic(rewards, start, chat), watch)
+    top = max(float(load_reward(f)[1]["train_score_p999"]) for f in rewards.members)
+    sampler = EngineSampler(
+        model, chat, recipe.sampling, recipe.engine, seed=derive(seed, "sampler"), precision=compute.precision,
+        watch=watch,
+    )  # fmt: skip
+    return Machines(
+        model,
+        chat,
+        adapter,
+        policy,
+        critic,
+        trunk,
+        reference,
+        sampler,
+        RangedScore(rewards.scorer(run), top, watch),
+        rewards.watcher(run),
+        profile,
+    )
+
+
+def _learners(
+    recipe: Recipe, model: CausalModel, new_critic: Callable[[], ValueModel], watch: Watch
+) -> tuple[Learner, Learner | None, PolicyWithValue | None]:
+    """The policy's learner and, for PPO, either the critic's or the trunk that both share."""
+    is_ppo = recipe.run.algorithm == "ppo"
+    cfg = recipe.ppo if is_ppo else recipe.rloo
+    n_steps = cfg.updates * cfg.epochs * cfg.minibatches
+    policy_settings: dict[str, Any] = {
+        "temperature": recipe.sampling.temperature,
+        "optim": recipe.policy_optim,
+        "compute": recipe.compute,
+        "total_steps": n_steps,
+        "ema_decay": recipe.ema_decay,
+        "watch": watch,
+    }
+    if not is_ppo:
+        return policy_learner(model, **policy_settings), None, None
+    if recipe.shared_critic:
+        trunk = PolicyWithValue(model)
+        return shared_learner(trunk, **policy_settings), None, trunk
+    critic = critic_learner(
+        new_critic(), optim=recipe.critic_optim, compute=recipe.compute, total_steps=n_steps, watch=watch
+    )
+    return policy_learner(model, **policy_settings), critic, None
+
+
+def _critic(rewards: RewardModels, start: Path, chat: Chat) -> ValueModel:
+    """Starts as the reward model when it reads the policy's tokens; otherwise as the policy with a zero head."""
+    reward = load_reward(rewards.members[0])[0]
+    if reward.chat is not None and reward.chat.tokenizer_hash == chat.tokenizer_hash:
+        return ValueModel.from_reward(reward)
+    return ValueModel(load_causal(str(start))[0])
