@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -176,7 +177,11 @@ def compare(
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Holds this process, which takes the probes, to the cores and threads that the sides have."""
+    """Holds this process, which takes the probes, to the cores and threads that the sides have.
+
+    Told to end, it ends its workers first, which would disturb what is measured next.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     torch.set_num_threads(options.threads)
     os.sched_setaffinity(0, cpus(options.threads))
 
