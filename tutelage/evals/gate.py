@@ -31,9 +31,14 @@ class Verdict:
 
 
 def decide(cfg: GateConfig, figures: Mapping[str, float]) -> Verdict:
-    """Reads `win_low` (against the best policy so far), `kl`, `unfinished` and `unique`."""
+    """Reads `win_low` and `changed` (against the best policy so far), `kl`, `unfinished` and `unique`.
+
+    changed  share of the answers that are not those of the best policy so far
+    """
     against = []
-    if figures["win_low"] < cfg.win_rate:
+    if figures["changed"] == 0:
+        against.append("each of its answers is that of the best policy so far: RL found nothing better")
+    elif figures["win_low"] < cfg.win_rate:
         against.append(
             f"its win rate against the best policy so far may be as low as {figures['win_low']:.1%} "
             f"(asked: {cfg.win_rate:.0%})"

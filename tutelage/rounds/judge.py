@@ -146,7 +146,10 @@ def _measure(
     }
     against_best = wins[f"{newest.name} against {best.name}"]
     divergence = kl_to(run, unseen, written[newest.name], newest, contenders[1])
-    verdict = decide(run.recipe.gate, policies[newest.name] | divergence | {"win_low": against_best["low"]})
+    pairs = list(zip(written[newest.name], written[best.name], strict=True))
+    changed = sum(a.text != b.text for a, b in pairs) / len(pairs)
+    beside_best = {"win_low": against_best["low"], "changed": changed}
+    verdict = decide(run.recipe.gate, policies[newest.name] | divergence | beside_best)
     return {
         "newest": newest.name,
         "judge": "gold reward of the SIMULATED labellers" if simulated else "held-out reward model",
