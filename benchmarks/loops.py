@@ -23,9 +23,9 @@ from tutelage.engine.engine import EngineConfig
 from tutelage.engine.request import SamplingConfig
 from tutelage.model.load import load_causal
 from tutelage.model.reward_model import load_reward
-from tutelage.rounds import rl
 from tutelage.rounds.recipe import Recipe, RunConfig, resolved
 from tutelage.rounds.reward import RewardModels
+from tutelage.rounds.rl_machines import build
 from tutelage.rounds.run import Run
 from tutelage.store.db import open_store
 from tutelage.train import ppo, reward_model, rloo, sft
@@ -102,7 +102,7 @@ def serve_reward(asked: dict[str, Any]) -> None:
 
 
 def serve_rl(asked: dict[str, Any]) -> None:
-    """`ppo.run` or `rloo.run` on what `rounds.rl.build` makes of a recipe."""
+    """`ppo.run` or `rloo.run` on what `rounds.rl_machines.build` makes of a recipe."""
     torch.set_num_threads(asked["threads"])
     world, algorithm = World(Path(asked["world"]), asked["size"]), asked["algorithm"]
     batch = {"prompts_per_update": asked["prompts"], "samples_per_prompt": asked["k"], "minibatches": 1, "epochs": 1}
@@ -118,7 +118,7 @@ def serve_rl(asked: dict[str, Any]) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), recipe, open_store(Path(folder) / "store.db"))
-        machines = rl.build(run, world.policy, RewardModels((world.own_reward,), world.own_reward), seed=1)
+        machines = build(run, world.policy, RewardModels((world.own_reward,), world.own_reward), seed=1)
         steps, prompts = turns(recipe), prompts_of(world.read_tasks())
         common: dict[str, Any] = {
             "kl": recipe.kl, "unfinished": recipe.unfinished, "sampler": machines.sampler,
