@@ -17,6 +17,7 @@ from tutelage.formats.detect import read_placed
 from tutelage.formats.fields import Item
 from tutelage.formats.rows import Refusal
 from tutelage.formats.write import Judged, Written
+from tutelage.store.choices import Choice, choices
 from tutelage.store.completions import add_completions
 from tutelage.store.db import Store, chunks
 from tutelage.store.feedback import current, event_id, events, find, record_many
@@ -24,6 +25,7 @@ from tutelage.store.people import add_labeler, labeler_kinds
 from tutelage.store.prompts import add_prompts, has_prompts
 from tutelage.store.whole import Whole, demonstrated, demonstration, place_of, ranked, ranked_group, whole
 from tutelage.types import (
+    Adjudication,
     Completion,
     Critique,
     Demonstration,
@@ -319,22 +321,29 @@ def export_file(store: Store, path: str | Path, *, format: str, sources: Collect
     path = Path(path)
     if format == "log":
         return write.write_table(path, "log", (s.model_dump(mode="json") for s in events(store, sources=sources)))
-    now = whole(store, current(store, sources=sources))
+    now = _with_choice(store, whole(store, current(store, sources=sources)))
     if format in ("rankings", "pairs", "hh"):
-        groups = (_with_lineage(group, one) for one in now if (group := ranked_group(one)) is not None)
+        groups = (_with_lineage(group, one, choice) for one, choice in now if (group := ranked_group(one)) is not None)
         writer = {"rankings": write.write_rankings, "pairs": write.write_pairs, "hh": write.write_hh}[format]
         return writer(path, groups)
     if format in ("demonstrations", "messages"):
-        given = (found for one in now if (found := demonstration(one)) is not None)
+        given = (found for one, _ in now if (found := demonstration(one)) is not None)
         return (write.write_demonstrations if format == "demonstrations" else write.write_messages)(path, given)
     if format == "kto":
-        return write.write_kto(path, (judged for one in now if (judged := _judged(one)) is not None))
+        return write.write_kto(path, (judged for one, _ in now if (judged := _judged(one)) is not None))
     if format in write.TABLES:
-        return write.write_table(path, format, (row for one in now if (row := _graded(one, format)) is not None))
+        rows = (row for one, choice in now if (row := _graded(one, choice, format)) is not None)
+        return write.write_table(path, format, rows)
     raise DataError(f"{format!r} is no format to export. Known are {', '.join(FORMATS)}.")
 
 
-def _with_lineage(group: RankedGroup, one: Whole) -> RankedGroup:
+def _with_choice(store: Store, now: Iterable[Whole]) -> Iterator[tuple[Whole, Choice | None]]:
+    for chunk in chunks(now):
+        found = choices(store, [one.stored for one in chunk])
+        yield from ((one, found.get(one.stored.seq)) for one in chunk)
+
+
+def _with_lineage(group: RankedGroup, one: Whole, choice: Choice | None) -> RankedGroup:
     f = one.stored.feedback
     found = [c for c, _ in ranked(one)]
     positions = [place_of(one, c.id) for c in found] if set(f.shown) == {c.id for c in found} else []
@@ -344,11 +353,14 @@ def _with_lineage(group: RankedGroup, one: Whole) -> RankedGroup:
         "positions": tuple(positions),
         "seconds": f.active_ms / 1000 if f.active_ms else None,
         "guideline": f.guideline or "",
+        "policy": choice.policy if choice else "",
+        "selection_probability": choice.probability if choice else None,
+        "decides": f.judgement.decided if isinstance(f.judgement, Adjudication) else (),
     }
     return group.model_copy(update=made)
 
 
-def _graded(one: Whole, table: str) -> dict[str, Any] | None:
+def _graded(one: Whole, choice: Choice | None, table: str) -> dict[str, Any] | None:
     """A row of `table`, if the judgement belongs there."""
     f = one.stored.feedback
     match f.judgement:
@@ -369,6 +381,8 @@ def _graded(one: Whole, table: str) -> dict[str, Any] | None:
         "prompt": one.prompt,
         "seconds": f.active_ms / 1000 if f.active_ms else None,
         "guideline": f.guideline,
+        "policy": choice.policy if choice else None,
+        "selection_probability": choice.probability if choice else None,
         "labeler": one.labeler,
         "source": one.source,
         "event": event_id(f),

@@ -268,6 +268,9 @@ class RankedGroup(Fact):
     positions: tuple[int, ...] = ()  # the place, from 1, at which each text was presented; empty: not known
     seconds: float | None = None  # of work on the answer
     guideline: str = ""  # id of the guideline version that was in force
+    policy: str = ""  # how the task was chosen; empty: not known
+    selection_probability: float | None = None  # with which it was chosen among tasks of its kind
+    decides: tuple[str, ...] = ()  # ids of the judgements between which this one decides: a reviewer's
 
     @model_validator(mode="after")
     def _is_a_ranking(self) -> "RankedGroup":

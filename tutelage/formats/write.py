@@ -60,11 +60,22 @@ _TYPES = {
     "none_acceptable": pa.bool_(),
     "value": pa.float64(),
     "seconds": pa.float64(),
+    "selection_probability": pa.float64(),
+    "decides": pa.list_(pa.string()),
     **dict.fromkeys(("start", "end", "position", "seq"), pa.int64()),
 }
 _BY = ("labeler", "source")
+_CHOSEN = ("policy", "selection_probability")  # how the task came to be judged
 _PAIR = ("ranking_event_id", "id")
-_MADE = ("model", "position", "seconds", "guideline", *_BY, "event")  # how a judgement of one completion came about
+_MADE = (
+    "model",
+    "position",
+    "seconds",
+    "guideline",
+    *_CHOSEN,
+    *_BY,
+    "event",
+)  # how a judgement of one completion came about
 TABLES = {
     "ratings": ("prompt", "completion", "aspect", "value", *_MADE),
     "critiques": ("prompt", "completion", "critique", "start", "end", *_MADE),
@@ -75,13 +86,15 @@ TABLES = {
 
 def write_rankings(path: Path, groups: Iterable[RankedGroup]) -> Written:
     """The project's own listwise rows: ties, whose judgement it is and which one, so that they can come back."""
-    columns = ("prompt", "completions", "margin", "aspect", "none_acceptable", "seconds", "guideline", *_BY, "event")
-    return _write(path, columns, (row for group in groups for row in _ranking(group)))
+    how = ("margin", "aspect", "none_acceptable", "seconds", "guideline", *_CHOSEN, "decides")
+    return _write(
+        path, ("prompt", "completions", *how, *_BY, "event"), (row for group in groups for row in _ranking(group))
+    )
 
 
 def write_pairs(path: Path, groups: Iterable[RankedGroup], *, ties: bool = False) -> Written:
     """Every strict pair of every ranking; `margin` is the tier gap, or what the data say. Tied pairs when asked for."""
-    columns = ("prompt", "chosen", "rejected", "margin", "tie", "aspect", *_BY, *_PAIR)
+    columns = ("prompt", "chosen", "rejected", "margin", "tie", "aspect", *_CHOSEN, "decides", *_BY, *_PAIR)
     return _write(path, columns, (row for group in groups for row in _pairs(group, ties)))
 
 
@@ -142,6 +155,15 @@ def _by(item: RankedGroup | Demonstration | Judged) -> dict[str, str]:
     return {name: value for name in ("labeler", "source") if (value := getattr(item, name))}
 
 
+def _chosen(group: RankedGroup) -> dict[str, Any]:
+    """How the task was chosen, and between which judgements a reviewer's one decides."""
+    return {
+        **({"policy": group.policy} if group.policy else {}),
+        **({} if group.selection_probability is None else {"selection_probability": group.selection_probability}),
+        **({"decides": list(group.decides)} if group.decides else {}),
+    }
+
+
 def _ranking(group: RankedGroup) -> Made:
     completions: list[dict[str, Any]] = []
     for i, (text, tier) in enumerate(zip(group.texts, group.tiers, strict=True)):
@@ -156,6 +178,7 @@ def _ranking(group: RankedGroup) -> Made:
         **({"none_acceptable": True} if group.none_acceptable else {}),
         **({} if group.seconds is None else {"seconds": group.seconds}),
         **({"guideline": group.guideline} if group.guideline else {}),
+        **_chosen(group),
         **_by(group),
         **({"event": group.event} if group.event else {}),
     }
@@ -175,6 +198,7 @@ def _pairs(group: RankedGroup, ties: bool) -> Made:
             "margin": float(abs(gap)) if group.margin is None or gap == 0 else group.margin,
             "tie": gap == 0,
             **({} if group.aspect == "overall" else {"aspect": group.aspect}),
+            **_chosen(group),
             **_by(group),
             **_of(group, better, worse),
         }

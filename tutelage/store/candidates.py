@@ -1,4 +1,4 @@
-"""Demonstrations that wait for a reviewer: what a person wrote, a file brought or a model proposed.
+"""Demonstrations that wait for a reviewer: what a file brought or a model proposed.
 
 Accepted or edited, one becomes a demonstration in the log; rejected, it is kept with the reason and trains nothing.
 """
@@ -27,7 +27,7 @@ class NewCandidate:
 
     prompt: Prompt
     text: str
-    origin: Literal["human", "import", "model"]
+    origin: Literal["import", "model"]
     author: str
     findings: tuple[dict[str, Any], ...] = ()  # what the checks point out
     project: str = ""  # its slug: the same proposal can wait in two projects
@@ -140,7 +140,7 @@ def decide(
         stored = None
         if decision != "rejected":
             final = text if decision == "edited" and text is not None else row.text
-            origin: Literal["human", "import", "edited", "model"] = "edited" if decision == "edited" else row.origin
+            origin: Literal["import", "edited", "model"] = "edited" if decision == "edited" else row.origin
             made = Completion(prompt_id=row.prompt_id, text=final, origin=origin)
             add_within(conn, [made])
             feedback = Feedback(

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tutelage.store.access import issue_token, revoke_token, tokens
+from tutelage.store.assignments import find_held
 from tutelage.store.candidates import counts, pending
 from tutelage.store.feedback import count
 from tutelage.store.tasks import list_tasks
@@ -153,6 +154,40 @@ def test_labels_come_page_by_page_with_their_texts(house, program):
     assert program("GET", "labels?after_seq=3").json() == {"events": [], "next_after": 3, "more": False}
     for query in ("after_seq=-1", "after_seq=x", "limit=0", "limit=100000"):
         assert program("GET", f"labels?{query}").status_code == 422
+
+
+def test_labels_and_exports_tell_how_a_task_was_chosen(house, program):
+    house.settings(random_share=0.2)
+    for i in range(4):
+        house.task("compare", question=f"q{i}", priority=0.9 if i == 1 else 0.1)
+    person, told = house.person(), {}
+    for i in range(4):
+        held = house.next(person)
+        key = f"{i}" * 20
+        house.answer(person, held["id"], key, outcome="left", ratings={"overall": [6, None]})
+        told[f"event:{key}"] = find_held(house.store, house.project.id, person.name, held["id"])
+    seen = [
+        (f"event:{e['feedback']['idempotency_key'][:20]}", e["policy"], e["selection_probability"])
+        for e in program("GET", "labels").json()["events"]
+    ]
+    rows = [
+        (row.get("ranking_event_id", row.get("event", ""))[:26], row["policy"], row["selection_probability"])
+        for what in ("rankings", "pairs", "ratings")
+        for row in map(json.loads, program("GET", f"export/{what}").text.splitlines())
+    ]
+    assert len(told) == 4 and len(seen) == 8 and len(rows) == 12, "each answer is a ranking and a grade"
+    assert all((policy, p) == (told[key].policy, told[key].probability) for key, policy, p in seen + rows)
+    # The last is the only one left. The first was the best of four with 1 - 0.2 + 0.2 / 4, another with 0.2 / 4.
+    assert told["event:" + "3" * 20].probability == pytest.approx(1.0)
+    assert any(told["event:" + "0" * 20].probability == pytest.approx(p) for p in (0.85, 0.05))
+
+
+def test_what_was_not_handed_out_tells_no_choice(house, program):
+    body = json.dumps({"prompt": "q", "chosen": "a", "rejected": "b"}).encode()
+    program("POST", "tasks/upload?name=x.jsonl&what=judgements", content=body)
+    (event,) = program("GET", "labels").json()["events"]
+    assert (event["policy"], event["selection_probability"]) == (None, None)
+    assert "policy" not in json.loads(program("GET", "export/rankings").text)
 
 
 def test_a_token_sees_its_own_project_alone(house, program):

@@ -1,9 +1,11 @@
 """Disagreements over HTTP: who may decide, that a decision is an event beside the rankings, and the guideline."""
 
+import json
 import re
 
 import pytest
 
+from tutelage.exchange import export_file
 from tutelage.store.chain import verify_chain
 from tutelage.store.feedback import count, current
 from tutelage.store.projects import guideline, publish_guideline
@@ -83,7 +85,7 @@ def test_what_people_wrote_of_an_answer_stands_under_it(house):
     )
 
 
-def test_a_decision_is_a_new_event_and_the_raw_rankings_stay(house):
+def test_a_decision_is_a_new_event_and_the_raw_rankings_stay(house, tmp_path):
     split(house)
     publish_guideline(house.store, house.project.id, "Be kind.")
     reviewer = house.person("reviewer")
@@ -97,6 +99,9 @@ def test_a_decision_is_a_new_event_and_the_raw_rankings_stay(house):
     assert made.feedback.labeler == reviewer.name and made.feedback.source == "round-1"
     assert made.feedback.guideline == guideline(house.store, house.project.id).id
     verify_chain(house.store)
+    export_file(house.store, tmp_path / "r.jsonl", format="rankings")
+    told = [json.loads(line).get("decides") for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert told == [None, None, list(judged.decided)], "a decision is told apart from the rankings"
     assert "Can I move my booking?" not in reviewer.client.get(house.path("disagreements")).text
     assert f"decided by {reviewer.name}" in reviewer.client.get(house.path("disagreements?show=decided")).text
 

@@ -21,6 +21,7 @@ from tutelage.label.exports import Ending, Export, chosen_sources, file_made
 from tutelage.label.intake import demonstration_rows, take, take_upload, task_rows
 from tutelage.label.uploads import FORMATS, Upload, What, drop_upload, plain_name, read_upload, stem
 from tutelage.store.candidates import counts
+from tutelage.store.choices import choices
 from tutelage.store.feedback import events, head
 from tutelage.store.sources import counts_by_kind, own_source, sources_of
 from tutelage.store.tasks import prioritise, progress
@@ -204,12 +205,19 @@ def labels(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> dict[str, Any]:
     """Judgements in the order in which they came, with the prompt and the completions that they name. An event that
-    replaces an older one says so in `supersedes`. Ask again with `next_after` while `more` is true."""
+    replaces an older one says so in `supersedes`. `policy` and `selection_probability` tell how the task was chosen
+    among those of its kind; null where it was not handed out here. Ask again with `next_after` while `more` is true."""
     sources = sources_of(who.store, who.project)
     found = list(islice(events(who.store, after_seq=after_seq, sources=sources), limit + 1))
+    chosen = choices(who.store, found[:limit])
     told = [
         {
             **one.stored.model_dump(mode="json"),
+            **(
+                {"policy": how.policy, "selection_probability": how.probability}
+                if (how := chosen.get(one.stored.seq))
+                else {"policy": None, "selection_probability": None}
+            ),
             "prompt": one.prompt.model_dump(mode="json")["messages"],
             "completions": {id: {"text": c.text, "model": c.model_version} for id, c in one.completions.items()},
         }
