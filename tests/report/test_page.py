@@ -120,7 +120,13 @@ def test_a_profile_stands_with_the_curves_of_rl(make, finished):
         {"phase": "sampling", "part": "decode", "seconds": 1.0, "share": 0.5, "peak_gb": 0.7},
         {"phase": "rest", "part": "", "seconds": 0.75, "share": 0.375, "peak_gb": 0.6},
     ]
-    facts = {"updates": 20, "seconds": 2.0, "memory": "resident set at most", "phases": phases, "process_gb": 0.9}
+    facts = {
+        "updates": 20,
+        "seconds": 2.0,
+        "memory": "resident set at most",
+        "phases": phases,
+        "process_bytes": 900_000_000,
+    }
     text = words(write_report(make(profile=facts).write()))
     assert "Where the time of round 1 went: 2.00 s an update" in text
     assert "Mean of 20 updates; memory: resident set at most" in text

@@ -16,10 +16,10 @@ from tutelage.stopwatch import Spent
 
 TINY = Path(__file__).parents[2] / "benchmarks" / "tiny.toml"
 SPENT = {
-    (): Spent(1.0, 1 << 30),
-    ("sampling",): Spent(2.0, 3 << 30),
-    ("sampling", "prefill"): Spent(3.0, 3 << 30),
-    ("scoring",): Spent(4.0, 2 << 30),
+    (): Spent(1.0, 1_000_000_000),
+    ("sampling",): Spent(2.0, 3_000_000_000),
+    ("sampling", "prefill"): Spent(3.0, 3_000_000_000),
+    ("scoring",): Spent(4.0, 2_000_000_000),
 }
 
 

@@ -19,6 +19,7 @@ from tutelage.model.checkpoint import LINEAGE, read_lineage, save_causal, weight
 from tutelage.model.load import load_causal
 from tutelage.model.lora import Adapter
 from tutelage.publish import is_published, published, write_json
+from tutelage.rounds.memory_notice import announce, need_of_learner
 from tutelage.rounds.pretraining import pretrain_into
 from tutelage.rounds.run import Run, Stage
 from tutelage.seed import derive
@@ -208,6 +209,11 @@ def _sft(
     rows, held_out = sft_rows(train, chat), sft_rows(valid, chat)
     total = recipe.sft.epochs * -(-len(rows.rows) // recipe.sft.batch_size)
     learner = language_learner(model, optim=recipe.sft_optim, compute=recipe.compute, total_steps=total)
+    need = need_of_learner(
+        learner, model, recipe.compute, n_tokens=sum(len(ids) for ids, _ in rows.rows),
+        share_chosen=rows.supervised_share, copies=1,
+    )  # fmt: skip
+    announce(need, model.device)
     progress = sft_loop.SFTProgress()
     best: dict[str, torch.Tensor] = {}
     found = stage.resume()

@@ -33,7 +33,7 @@ class Profile:
             return
         facts = tabulate(self.watch.spent(), n_updates) | {
             "memory": self.memory.meaning,
-            "process_gb": self.memory.most_resident / 2**30,
+            "process_bytes": self.memory.most_resident,
         }
         write_json(folder / PROFILE, facts)
         say("\n".join(lines(facts)))
@@ -58,7 +58,7 @@ def tabulate(spent: Mapping[Place, Spent], n_updates: int) -> dict[str, Any]:
     whole = sum(s.seconds for s in spent.values())
     rows = [
         {"phase": phase, "part": part, "seconds": s.seconds / n_updates, "share": s.seconds / whole if whole else 0.0,
-         "peak_gb": s.peak / 2**30}
+         "peak_gb": s.peak / 1e9}
         for phase, part, s in _rows(spent)
     ]  # fmt: skip
     return {"updates": n_updates, "seconds": whole / n_updates, "phases": rows}

@@ -25,6 +25,7 @@ from tutelage.model.checkpoint import weights_sha
 from tutelage.model.reward_model import Probe, RewardModel, Weighing, load_reward, new_reward_model, save_reward
 from tutelage.publish import published, write_json
 from tutelage.reward.scorer import Scorer
+from tutelage.rounds.memory_notice import announce, need_of_learner
 from tutelage.rounds.prepare import demonstrations, register, version_id
 from tutelage.rounds.run import Run, Stage
 from tutelage.seed import derive
@@ -209,6 +210,8 @@ def _fit(
     rows, n_long = ranked_rows(groups, model.row, weight_of)
     n_steps = loop.n_steps(cfg, len(rows))
     learner = loop.reward_learner(model, optim=recipe.reward_optim, compute=recipe.compute, total_steps=n_steps)
+    n_tokens = sum(len(ids) for r in rows for ids, _ in r.answers)
+    announce(need_of_learner(learner, model.backbone, recipe.compute, n_tokens=n_tokens), model.head.weight.device)
     found = stage.resume()
     if found:
         learner.load_state(found[0])

@@ -20,9 +20,10 @@ from tutelage.evals.policy import refuses
 from tutelage.log import say
 from tutelage.model.checkpoint import weights_sha
 from tutelage.rounds.machines import fitting
+from tutelage.rounds.memory_notice import announce
 from tutelage.rounds.prepare import Prompts, demonstrations, publish_model, register, version_id
 from tutelage.rounds.reward import RewardModels
-from tutelage.rounds.rl_machines import Machines, build
+from tutelage.rounds.rl_machines import Machines, build, need_of_rl
 from tutelage.rounds.run import Run, Stage, give_back_memory
 from tutelage.seed import derive
 from tutelage.simulate.gold import BrandVoice
@@ -66,6 +67,7 @@ def _train(run: Run, stage: Stage, i_round: int, prompts: Prompts, start: Path, 
         fitting(prompts.valid, machines.chat, recipe.sampling.max_new_tokens, longest=recipe.data.max_prompt_tokens)[0],
         seed,
     )
+    announce(need_of_rl(recipe, machines, usable), machines.model.device)
     state = course.resume()
     log = stage.metrics(cfg.updates, at=state.step, shown=("reward", "kl", "eval_held_out"))
     if state.step == 0:

@@ -14,10 +14,13 @@ from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
 from tutelage.model.load import load_causal
 from tutelage.model.lora import Adapter
-from tutelage.model.reward_model import load_reward
+from tutelage.model.reward_model import RewardModel, load_reward
 from tutelage.model.value_model import PolicyWithValue, ValueModel
+from tutelage.native.decode import POSITIONS
 from tutelage.reward.scorer import Scorer
 from tutelage.rounds.machines import AdapterReference, EngineSampler, FrozenReference
+from tutelage.rounds.memory_notice import n_parameters, n_trained, need_of_learner
+from tutelage.rounds.memory_plan import Need
 from tutelage.rounds.profile import Profile
 from tutelage.rounds.recipe import Recipe
 from tutelage.rounds.reward import RewardModels
@@ -33,6 +36,8 @@ from tutelage.train.machines import (
     shared_learner,
 )
 from tutelage.types import Prompt
+
+N_READ = 256  # prompts whose lengths stand for all
 
 
 @dataclass(slots=True)
@@ -83,6 +88,10 @@ class RangedScore:
     def __init__(self, scorer: Scorer, top: float, watch: Watch) -> None:
         self._scorer, self._top, self._watch = scorer, top, watch
         self.out_of_range = 0.0
+
+    @property
+    def members(self) -> Sequence[RewardModel]:
+        return self._scorer.members
 
     def __call__(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
         with self._watch.phase("scoring"):
@@ -157,3 +166,34 @@ def _critic(rewards: RewardModels, start: Path, chat: Chat) -> ValueModel:
     if reward.chat is not None and reward.chat.tokenizer_hash == chat.tokenizer_hash:
         return ValueModel.from_reward(reward)
     return ValueModel(load_causal(str(start))[0])
+
+
+def need_of_rl(recipe: Recipe, machines: Machines, prompts: Sequence[Prompt]) -> Need:
+    """What PPO or RLOO needs with these machines: all models, both learners, and the engine's cache."""
+    cfg = recipe.ppo if recipe.run.algorithm == "ppo" else recipe.rloo
+    new, k = recipe.sampling.max_new_tokens, cfg.samples_per_prompt
+    lengths = [len(machines.chat.prompt_ids(p)) for p in prompts[:: -(-len(prompts) // N_READ)]]
+    asked = sum(lengths) / len(lengths)  # of one prompt, which a pass computes once for its k answers
+    n_tokens = cfg.prompts_per_update * (asked + k * new) / cfg.minibatches
+    alone = need_of_learner(
+        machines.policy, machines.model, recipe.compute, n_tokens=round(n_tokens),
+        share_chosen=k * new / (asked + k * new), copies=1,
+    )  # fmt: skip
+    others = [*machines.score.members, *machines.watcher.members]
+    parameters = [*alone.parameters, *map(n_parameters, others)]
+    parameters += [] if machines.adapter else alone.parameters  # the reference
+    parameters += [n_parameters(machines.critic.module)] if machines.critic else []
+    longest = max(lengths) + new
+    return Need(
+        shape=alone.shape,
+        parameters=parameters,
+        trained=[n_trained(learner) for learner in (machines.policy, machines.critic) if learner],
+        copies=alone.copies,
+        half=alone.half,
+        fused=alone.fused,
+        tokens=alone.tokens,
+        chosen=alone.chosen,
+        slots=recipe.engine.slots,
+        positions=longest + -longest % POSITIONS,
+        program=alone.program,
+    )

@@ -63,4 +63,4 @@ def peak_memory_gb(run: Run) -> float:
     """What the process held at most. A profile sets the system's record of it back, and so keeps what stood there."""
     kept = [json.loads(p.read_text(encoding="utf-8")) for p in run.folder.glob(f"round-*/*/{PROFILE}")]
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return float(max(now, *(profile["process_gb"] for profile in kept))) if kept else now
+    return float(max(now, *(profile["process_bytes"] / 2**30 for profile in kept))) if kept else now

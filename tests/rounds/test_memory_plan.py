@@ -1,0 +1,57 @@
+"""The plan of memory: worked by hand, what it grows with, and against what a pass really keeps."""
+
+import dataclasses
+
+import pytest
+
+from tutelage.rounds.memory_plan import KEPT_HEAD, Need, Plan, Shape, activations, cache, plan
+
+SHAPE = Shape(layers=2, width=10, inner=30, heads=2, groups=1, head_width=5, vocabulary=100)
+PLAIN = Need(
+    shape=SHAPE, parameters=(1000, 1000, 500), trained=(1000, 100), copies=1, half=False, fused=False, tokens=8,
+    chosen=4, slots=3, positions=16, program=7,
+)  # fmt: skip
+
+
+def test_the_plan_by_hand():
+    # Activations: a layer keeps 4 x 4 x 10 + 4 (2 x 10 + 2 x 10 + 2 x 5 + 4 x 30) = 840 bytes a token; the MLP under
+    # way 4 x 4 x 30 = 480; logits 100 x (2 x 4 x 4 + 2 x 4 x 4) = 6400.
+    assert activations(PLAIN) == 8 * (2 * 840 + 480) + 6400 == 23_680
+    # Cache: 3 slots x 16 positions x (keys and values) x 2 layers x 1 group x 5 x 4 bytes.
+    assert cache(PLAIN) == 3 * 16 * 2 * 2 * 5 * 4 == 3840
+    assert dict(plan(PLAIN).parts) == {
+        "program": 7,
+        "weights of 3 models": 10_000,
+        "gradients": 4400,
+        "Adam": 8800,
+        "copies and saving": 4000 + 13_200 + 4000,  # the best; a state of both learners and of the best
+        "activations of 8 tokens": 23_680,
+        "KV cache of 3 x 16 positions": 3840,
+    }
+    assert plan(PLAIN).total == 7 + 10_000 + 4400 + 8800 + 21_200 + 23_680 + 3840
+
+
+def test_the_kernels_keep_half_and_copies_of_the_weights():
+    fused = dataclasses.replace(PLAIN, half=True, fused=True)
+    # A layer: 8 x 10 + 4 x 10 + 2 x 20 + 2 x 10 + 4 x 30 = 300; the way back: 12 x 10 + 2 (40 + 120 + 20) = 480.
+    assert activations(fused) == 8 * (2 * 300 + 480) + 4 * 10 * 10 + KEPT_HEAD
+    assert cache(fused) == 3 * 16 * 2 * 2 * 32 * 2  # a head of 5 is padded to 32
+    assert dict(plan(fused).parts)["weights of 3 models"] == 4 * 2500 + 2 * (2500 + 1100)
+    assert activations(dataclasses.replace(fused, chosen=0)) == 8 * (2 * 300 + 480)
+
+
+def test_bf16_without_kernels_lies_between():
+    assert activations(dataclasses.replace(PLAIN, half=True)) < activations(PLAIN)
+
+
+@pytest.mark.parametrize(("more", "part"), [({"tokens": 16, "chosen": 8}, "activations"), ({"slots": 6}, "KV cache")])
+def test_twice_the_work_is_twice_its_part(more, part):
+    def of(need):
+        return next(n for name, n in plan(need).parts if name.startswith(part))
+
+    assert of(dataclasses.replace(PLAIN, **more)) == 2 * of(PLAIN)
+
+
+def test_the_line_leaves_out_what_is_not_there():
+    line = Plan((("program", 500_000_000), ("weights of 1 model", 120_000_000), ("KV cache of 0 x 0 positions", 0)))
+    assert line.line() == "memory: about 0.6 GB at most (program 0.50, weights of 1 model 0.12)"

@@ -1,0 +1,107 @@
+"""The memory that a stage of training needs at most, worked out from shapes before its first step.
+
+Pure numbers: it reads no model and no machine. Everything is added up as if it were held at one time, which errs on the
+side of too much.
+D width, C columns of the joined projections, O = query heads x head width, F inner width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GB = 1e9
+PROGRAM = 500_000_000  # Python, torch and transformers, resident once a run has begun (measured with torch 2.13)
+FLOAT, HALF = 4, 2  # bytes
+MOMENTS = 2  # that AdamW keeps of every weight
+SLICE = 1024  # rows of logits that are widened at a time; see model.logits
+KEPT_HEAD = 8 << 20  # bytes of logits that the kernels hold at a time; see native.head
+HEAD_STEP = 32  # to a multiple of which the kernels pad a head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The trained model. The bundled one: `Shape(layers=6, width=256, inner=704, heads=4, groups=4, …)`."""
+
+    layers: int
+    width: int
+    inner: int  # of the MLP
+    heads: int
+    groups: int  # heads of keys and values
+    head_width: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a stage is about to do."""
+
+    shape: Shape
+    parameters: Sequence[int]  # of each model that lies in memory, of every kind
+    trained: Sequence[int]  # parameters that each learner moves
+    copies: int = 0  # further float32 copies of what the first learner moves: the best so far, an average
+    half: bool  # passes in bf16
+    fused: bool  # on the native kernels
+    tokens: int  # of a microbatch, at most
+    chosen: int  # of them, those whose log-probability is asked
+    slots: int = 0  # of the engine; 0 = nothing is sampled
+    positions: int = 0  # that a slot can hold
+    program: int = PROGRAM  # 0 where the memory is a GPU's
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Bytes by what they are for, in the order in which they are told."""
+
+    parts: tuple[tuple[str, int], ...]
+
+    @property
+    def total(self) -> int:
+        return sum(n for _, n in self.parts)
+
+    def line(self) -> str:
+        told = ", ".join(f"{name} {n / GB:.2f}" for name, n in self.parts if n)
+        return f"memory: about {self.total / GB:.1f} GB at most ({told})"
+
+
+def plan(need: Need) -> Plan:
+    """Adds up weights, what optimisers and saving keep, one microbatch's activations, and the engine's cache."""
+    weights, trained = sum(need.parameters), sum(need.trained)
+    halves = HALF * (weights + trained) if need.fused else 0  # of the trained ones a turned copy, too
+    best = FLOAT * need.copies * need.trained[0]
+    # A training state is cloned before it is written: weights and moments of every learner, and the copies.
+    saved = FLOAT * (1 + MOMENTS) * trained + best
+    models = f"weights of {len(need.parameters)} model{'s' if len(need.parameters) > 1 else ''}"
+    return Plan(
+        (
+            ("program", need.program),
+            (models, FLOAT * weights + halves),
+            ("gradients", FLOAT * trained),
+            ("Adam", FLOAT * MOMENTS * trained),
+            ("copies and saving", best + saved),
+            (f"activations of {need.tokens:,} tokens", activations(need)),
+            (f"KV cache of {need.slots} x {need.positions:,} positions", cache(need)),
+        )
+    )
+
+
+def activations(need: Need) -> int:
+    """Bytes that a pass keeps for its way back, and the logits."""
+    s = need.shape
+    d, f, queries, groups = s.width, s.inner, s.heads * s.head_width, s.groups * s.head_width
+    if need.fused:
+        # As `native.layer._Kept` lists them: the stream twice in float32, two norms, projections, attention, gates.
+        layer = 2 * FLOAT * d + 2 * HALF * d + HALF * (queries + 2 * groups) + HALF * queries + HALF * 2 * f
+        way_back = FLOAT * 3 * d + HALF * (4 * d + 4 * f + queries + 2 * groups)  # of the one layer that is under way
+        head = need.chosen * (2 * FLOAT + HALF) * d + KEPT_HEAD if need.chosen else 0
+        return need.tokens * (s.layers * layer + way_back) + head
+    element = HALF if need.half else FLOAT
+    # Two norms keep their input, the normed and the scaled; attention its three inputs and its output; the MLP four.
+    layer = FLOAT * 4 * d + element * (2 * d + 2 * queries + 2 * groups + 4 * f)
+    logits = s.vocabulary * (2 * element * need.chosen + 2 * FLOAT * min(need.chosen, SLICE))  # and their gradient
+    return need.tokens * (s.layers * layer + element * 4 * f) + logits
+
+
+def cache(need: Need) -> int:
+    """Bytes of keys and values of all slots."""
+    s = need.shape
+    width, element = (s.head_width + -s.head_width % HEAD_STEP, HALF) if need.fused else (s.head_width, FLOAT)
+    return need.slots * need.positions * 2 * s.layers * s.groups * width * element
