@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from tutelage.label.quality import ALL_THE_SAME, NOTHING_TWICE, Figures, measure
+from tutelage.label.quality import LEAST_AGREED, Figures, measure
+from tutelage.label.quality_agreement import ALL_THE_SAME, NOTHING_TWICE
 from tutelage.label.quality_models import RewardCard
 from tutelage.stats.agreement import Rate
 from tutelage.store.quality_facts import GivenAnswer, JudgedText, QualityFacts
@@ -95,6 +96,21 @@ def test_kinds_stand_apart():
     kinds = {k.kind: k for k in measure(facts(*answers)).kinds}
     assert kinds["compare"].agreed.half.value == 0 and kinds["rank"].agreed.half.value == 1
     assert kinds["demonstrate"].agreed is None and kinds["demonstrate"].answers == 1
+    # One pair rated 1 and -1: observed disagreement is all that can be expected. All pairs of the ranking are alike.
+    assert kinds["compare"].alpha.found.value == pytest.approx(0) and kinds["compare"].tau is None
+    assert kinds["rank"].alpha.why == ALL_THE_SAME and kinds["rank"].tau.found.value == 1
+    assert kinds["demonstrate"].alpha is kinds["demonstrate"].tau is None
+
+
+def test_the_least_agreed_tasks_come_worst_first():
+    # Task 1: one of three pairs is reversed. Task 2: a tie against a preference. Task 3: reversed. Task 4: alike.
+    answers = [given("ann", (1, 2, 3), 1), given("bob", (1, 3, 2), 1), given("ann", (1, 1), 2), given("bob", (1, 2), 2)]
+    answers += [given(name, places, 3) for name, places in (("ann", (1, 2)), ("bob", (2, 1)))]
+    answers += [given(name, (1, 2), 4) for name in ("ann", "bob")] + [given("ann", (1, 2), 5)]
+    found = [(t.task_id, t.people, t.half) for t in measure(facts(*answers)).least_agreed]
+    assert found == [(3, 2, 0.0), (2, 2, 0.5), (1, 2, pytest.approx(2 / 3))]
+    many = [given(name, (1, 2) if name == "ann" else (2, 1), i) for i in range(30) for name in ("ann", "bob")]
+    assert len(measure(facts(*many)).least_agreed) == LEAST_AGREED
 
 
 def test_grades_and_flags_by_hand():

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
+from tutelage.label.quality_agreement import NOTHING_TWICE, Agreed, Known, agreed, concordance, half_agreed, known_alpha
 from tutelage.label.quality_counts import (
     Pair,
     Timing,
@@ -29,36 +28,13 @@ from tutelage.label.quality_counts import (
 )
 from tutelage.label.quality_models import RewardCard, VersionFigures, newest_reward_card, version_figures
 from tutelage.label.quality_people import PersonFigures, people_figures
-from tutelage.stats.agreement import Coefficient, Level, Rate, alpha_with_interval, pairwise_agreement
-from tutelage.stats.intervals import cluster_bootstrap
-from tutelage.stats.rank_agreement import kendall_w, mean_tau_b
+from tutelage.stats.agreement import Judgement, Level, Rate
 from tutelage.stats.reliability import dawid_skene
 from tutelage.store.db import Store
 from tutelage.store.feedback import head
 from tutelage.store.quality_facts import GivenAnswer, QualityFacts, read_quality_facts
 
-ALL_THE_SAME = "undefined: everyone gave the same answer"
-NOTHING_TWICE = "undefined: nothing was judged by two people yet"
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A coefficient, or why there is none."""
-
-    found: Coefficient | None
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Agreed:
-    """Raw agreement of people on pairs of answers. `exact`: better, tie and worse are three answers; `half`: a tie
-    against a preference counts half; `untied`: pairs in which either saw a tie are left out.
-    """
-
-    n_prompts: int
-    exact: Rate | None
-    half: Rate | None
-    untied: Rate | None
+LEAST_AGREED = 20  # tasks that are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +47,19 @@ class KindFigures:
     late: Rate | None
     timing: Timing | None
     agreed: Agreed | None
+    alpha: Known | None  # ordinal, of pairs
+    tau: Known | None  # of rankings of several answers
     ties: Rate | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAgreement:
+    """How far the people who ranked one task agree: of pairs, a tie against a preference as half."""
+
+    task_id: int
+    kind: str
+    people: int
+    half: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +101,7 @@ class Quality:
     first_best: Rate | None  # how often the answer shown first was ranked best; a shared best place counts in part
     first_chance: float | None
     longer_better: Rate | None  # of pairs with a winner and different lengths
+    least_agreed: tuple[TaskAgreement, ...]  # worst first
     kinds: tuple[KindFigures, ...]
     aspects: tuple[AspectFigures, ...]
     flags: tuple[FlagFigures, ...]
@@ -134,7 +123,7 @@ def measure(facts: QualityFacts, reward: RewardCard | None = None) -> Quality:
         answers=len(counted),
         checks=sum(a.is_check and not a.is_skipped for a in worked),
         repeats=sum(a.is_repeat and not a.is_skipped for a in worked),
-        agreed=_agreed(ranked),
+        agreed=agreed(_judged(ranked)),
         alpha_nominal=nominal,
         alpha_ordinal=ordinal,
         concordance=concordance,
@@ -146,6 +135,7 @@ def measure(facts: QualityFacts, reward: RewardCard | None = None) -> Quality:
         first_best=first_best(ranked),
         first_chance=first_chance(ranked),
         longer_better=longer_better(pairs),
+        least_agreed=tuple(_least_agreed(ranked)),
         kinds=tuple(_kinds(worked, ranked, pairs)),
         aspects=tuple(_aspects(counted)),
         flags=tuple(_flags(ranked)),
@@ -155,54 +145,35 @@ def measure(facts: QualityFacts, reward: RewardCard | None = None) -> Quality:
     )
 
 
-def _agreed(ranked: Iterable[GivenAnswer]) -> Agreed:
-    found = pairwise_agreement((a.labeler, a.prompt_id, a.tiers) for a in ranked)
-    return Agreed(found.n_prompts, found.exact, found.half, found.untied)
-
-
-def _known(units: Sequence[Sequence[float]], prompts: Sequence[str], level: Level) -> Known:
-    """Alpha, or why there is none."""
-    if not any(len(unit) > 1 for unit in units):
-        return Known(None, NOTHING_TWICE)
-    found = alpha_with_interval(units, prompts, level)
-    return Known(found, "" if found else ALL_THE_SAME)
-
-
-def _units(rows: Iterable[tuple[Hashable, str, str, float]]) -> tuple[list[list[float]], list[str]]:
-    """Ratings by what was rated, with its prompt; rows are (what, prompt, labeler, rating), one a labeler."""
-    by_unit: defaultdict[Hashable, dict[str, float]] = defaultdict(dict)
-    prompt_of: dict[Hashable, str] = {}
-    for what, prompt, labeler, rating in rows:
-        by_unit[what][labeler] = rating
-        prompt_of[what] = prompt
-    return [list(unit.values()) for unit in by_unit.values()], [prompt_of[what] for what in by_unit]
+def _judged(ranked: Iterable[GivenAnswer]) -> list[Judgement]:
+    return [(a.labeler, a.prompt_id, a.tiers) for a in ranked]
 
 
 def _alpha_of_pairs(pairs: Iterable[Pair], level: Level) -> Known:
-    return _known(*_units(((p.first, p.second), p.prompt_id, p.labeler, p.sign) for p in pairs), level)
+    return known_alpha((((p.first, p.second), p.prompt_id, p.labeler, p.sign) for p in pairs), level)
+
+
+def _by_task(ranked: Iterable[GivenAnswer]) -> list[list[GivenAnswer]]:
+    found: defaultdict[int, list[GivenAnswer]] = defaultdict(list)
+    for a in ranked:
+        found[a.task_id].append(a)
+    return list(found.values())
 
 
 def _concordance(ranked: Iterable[GivenAnswer]) -> tuple[Known, Known]:
-    """Kendall's W and tau-b, means over the ranking tasks that two people or more ranked."""
-    by_task: defaultdict[int, list[GivenAnswer]] = defaultdict(list)
-    for a in ranked:
-        if a.kind == "rank":
-            by_task[a.task_id].append(a)
-    shared = [some for some in by_task.values() if len(some) > 1]
-    if not shared:
-        return Known(None, NOTHING_TWICE), Known(None, NOTHING_TWICE)
-    tables = [[[a.tiers[i] for i in sorted(some[0].tiers)] for a in some] for some in shared]
-    prompts = [some[0].prompt_id for some in shared]
-    return _mean([kendall_w(t) for t in tables], prompts), _mean([mean_tau_b(t) for t in tables], prompts)
+    """Of ranking tasks: what two answers are worth to one another is told by alpha."""
+    tasks = _by_task(a for a in ranked if a.kind == "rank")
+    return concordance((some[0].prompt_id, [a.tiers for a in some]) for some in tasks)
 
 
-def _mean(values: Sequence[float | None], prompts: Sequence[str]) -> Known:
-    kept = [(v, p) for v, p in zip(values, prompts, strict=True) if v is not None]
-    if not kept:
-        return Known(None, "undefined: everyone tied everything")
-    numbers = [v for v, _ in kept]
-    low, high = cluster_bootstrap(numbers, [p for _, p in kept], seed=0)
-    return Known(Coefficient(float(np.mean(numbers)), low, high, len(kept)))
+def _least_agreed(ranked: Iterable[GivenAnswer]) -> Iterator[TaskAgreement]:
+    """The tasks whose people differ most, worst first; those in which all agree are none of them."""
+    told = []
+    for some in _by_task(ranked):
+        half = half_agreed([a.tiers for a in some])
+        if half is not None and half < 1:
+            told.append(TaskAgreement(some[0].task_id, some[0].kind, len(some), half))
+    yield from sorted(told, key=lambda t: (t.half, t.task_id))[:LEAST_AGREED]
 
 
 def _kinds(
@@ -217,7 +188,9 @@ def _kinds(
             skipped=skipped(own),
             late=late(own),
             timing=timing(own),
-            agreed=_agreed(own_ranked) if own_ranked else None,
+            agreed=agreed(_judged(own_ranked)) if own_ranked else None,
+            alpha=_alpha_of_pairs(own_pairs, "ordinal") if own_ranked else None,
+            tau=_concordance(own_ranked)[1] if kind == "rank" else None,
             ties=ties(own_pairs),
         )
 
@@ -228,7 +201,7 @@ def _aspects(counted: Iterable[GivenAnswer]) -> Iterator[AspectFigures]:
         for text, aspect, value in a.ratings:
             rows[aspect].append((text, a.prompt_id, a.labeler, value))
     for aspect, some in sorted(rows.items()):
-        yield AspectFigures(aspect, len(some), _known(*_units(some), "ordinal"))
+        yield AspectFigures(aspect, len(some), known_alpha(some, "ordinal"))
 
 
 def _flags(ranked: Sequence[GivenAnswer]) -> Iterator[FlagFigures]:
@@ -237,9 +210,8 @@ def _flags(ranked: Sequence[GivenAnswer]) -> Iterator[FlagFigures]:
         rows = [(t, a.prompt_id, a.labeler, float((t, category) in a.flags)) for a in ranked for t in a.tiers]
         raised = share([r[3] for r in rows], [r[1] for r in rows])
         assert raised is not None, "a flag that was raised was raised on a text"
-        units, prompts = _units(rows)
-        shared = [unit for unit in units if len(unit) > 1]
-        yield FlagFigures(category, raised, _known(units, prompts, "nominal"), _applies(rows) if shared else None)
+        alpha = known_alpha(rows, "nominal")
+        yield FlagFigures(category, raised, alpha, None if alpha.why == NOTHING_TWICE else _applies(rows))
 
 
 def _applies(rows: Iterable[tuple[str, str, str, float]]) -> float:

@@ -1,5 +1,6 @@
 """Completions: what a model or a person wrote under a prompt, with the tokens and log-probabilities of the sampler."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -74,6 +75,18 @@ def get_completions(store: Store, ids: Iterable[str]) -> list[Completion]:
     if missing := [i for i in wanted if i not in found]:
         raise StoreError(f"there is no completion {missing[0]!r} in this store. Add the completion first.")
     return [found[i] for i in wanted]
+
+
+def models_named(store: Store, ids: Iterable[str]) -> dict[str, int]:
+    """How many of these completions each model version wrote; those of people and of unknown models are left out."""
+    table, found = schema.completion, Counter[str]()
+    with store.read() as conn:
+        for part in chunks(dict.fromkeys(ids)):
+            query = sa.select(table.c.model_version, sa.func.count().label("n"))
+            query = query.where(table.c.id.in_(part), table.c.model_version.is_not(None))
+            for row in conn.execute(query.group_by(table.c.model_version)):
+                found[row.model_version] += int(row.n)
+    return dict(sorted(found.items()))
 
 
 def completions_of(store: Store, prompt_id: str, model_version: str | None = None) -> list[Completion]:

@@ -1,6 +1,7 @@
 """The quality page over HTTP: who sees it, what it says, and that it shows pseudonyms alone."""
 
 import json
+import re
 
 import pytest
 
@@ -43,6 +44,14 @@ def test_the_page_shows_agreement_and_pseudonyms_and_no_address(house):
     assert "too few tasks for a range" in text and "33–33" not in text  # one task alone says nothing of its spread
     assert all(name in text for name in names)
     assert "@example.org" not in text and "nan" not in text.lower()
+
+
+def test_the_least_agreed_tasks_are_linked(house):
+    ranked_by(house, "aa", "bb")
+    house.task(overlap=2, texts=["aa", "bb"], question="Nobody has ranked this one.")
+    text = house.owner.client.get(house.path("quality")).text
+    (link,) = re.findall(r'href="([^"]*/tasks/\d+)">Task \d+</a></th><td>rank</td><td class="num">2</td>', text)
+    assert house.owner.client.get(link).status_code == 200
 
 
 def test_unanimity_is_said_in_words(house):
