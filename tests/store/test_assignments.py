@@ -19,7 +19,6 @@ from tutelage.store.assignments import (
     drafts,
     find_held,
     history,
-    own_counts,
     renew,
     revise,
     save_draft,
@@ -29,6 +28,7 @@ from tutelage.store.chain import verify_chain
 from tutelage.store.db import open_store
 from tutelage.store.feedback import current, events
 from tutelage.store.offers import offer
+from tutelage.store.own_work import own_counts
 from tutelage.store.people import add_labeler
 from tutelage.store.projects import ProjectSettings, create_project
 from tutelage.store.tasks import NewTask, add_tasks, get_task

@@ -380,19 +380,3 @@ def answers_to(store: Store, task_number: int) -> list[Held]:
     with store.read() as conn:
         rows = conn.execute(query.order_by(assignment.c.answered_at, assignment.c.id)).all()
         return [held_row(row, _task_of(conn, row.task_id)) for row in rows]
-
-
-def own_counts(store: Store, project_id: int, labeler: str) -> list[tuple[str, str, int]]:
-    """(kind of task, state, number) of one person's work in a project."""
-    query = (
-        sa.select(task.c.kind, assignment.c.state, sa.func.count().label("n"))
-        .join(task, task.c.id == assignment.c.task_id)
-        .where(
-            assignment.c.labeler == labeler,
-            assignment.c.state.in_(("answered", "skipped")),
-            task.c.project_id == project_id,
-        )
-        .group_by(task.c.kind, assignment.c.state)
-    )
-    with store.read() as conn:
-        return [(r.kind, r.state, int(r.n)) for r in conn.execute(query)]

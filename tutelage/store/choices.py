@@ -18,6 +18,20 @@ class Choice:
     probability: float  # given the kind of task, which is drawn first; of a check or a repeat, the share of such
 
 
+def choice_counts(store: Store, project_id: int) -> dict[str, int]:
+    """How many answers of a project, skips among them, came by each policy."""
+    task, assignment = desk_schema.task, desk_schema.assignment
+    query = (
+        sa.select(assignment.c.policy, sa.func.count().label("n"))
+        .join(task, task.c.id == assignment.c.task_id)
+        .where(task.c.project_id == project_id, assignment.c.state.in_(("answered", "skipped")))
+        .group_by(assignment.c.policy)
+        .order_by(assignment.c.policy)
+    )
+    with store.read() as conn:
+        return {row.policy: int(row.n) for row in conn.execute(query)}
+
+
 _OF = (
     sa.select(
         desk_schema.task.c.prompt_id,

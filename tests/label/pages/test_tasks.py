@@ -76,6 +76,7 @@ def test_progress_counts_tasks_and_answers_by_source(house):
     house.answer(person, house.next(person)["id"], "a" * 20, outcome="tie")
     part = house.owner.client.get(house.path("tasks/progress")).text
     assert "round-1" in part and "1 of 3" in part and "<html" not in part
+    assert "by how their tasks were chosen: random: 1." in part
 
 
 def test_the_list_is_for_owners_and_leads(house):

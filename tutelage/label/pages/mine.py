@@ -10,6 +10,7 @@ from tutelage.label.access import MEMBERS, Caller, Routes, caller
 from tutelage.label.render import page
 from tutelage.store import assignments
 from tutelage.store.feedback import active_times
+from tutelage.store.own_work import own_counts, practice_scores, tasks_left
 from tutelage.store.prompts import get_prompts
 
 routes = Routes()
@@ -31,10 +32,11 @@ def mine(who: Who, before: Annotated[float | None, Query()] = None) -> Response:
         }
         for h in held
     ]
-    counts = assignments.own_counts(who.store, who.project.id, who.labeler)
+    counts = own_counts(who.store, who.project.id, who.labeler)
     by_kind = Counter[str]()
     for kind, state, n in counts:
         by_kind[kind if state == "answered" else "skipped"] += n
+    practised = practice_scores(who.store, who.project.id, who.labeler)
     times = [ms / 1000 for ms in active_times(who.store, who.labeler)]
     return page(
         who,
@@ -45,5 +47,8 @@ def mine(who: Who, before: Annotated[float | None, Query()] = None) -> Response:
         total=sum(n for kind, n in by_kind.items() if kind != "skipped"),
         hours=sum(times) / 3600,
         median=statistics.median(times) if times else None,
+        left=tasks_left(who.store, who.project.id),
+        n_practised=len(practised),
+        practice=statistics.fmean(practised) if practised else None,
         more=held[-1].answered_at if len(held) == PER_PAGE else None,
     )

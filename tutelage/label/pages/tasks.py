@@ -26,6 +26,7 @@ from tutelage.label.uploads import (
 from tutelage.store import assignments
 from tutelage.store.access import note
 from tutelage.store.assignments import Held
+from tutelage.store.choices import choice_counts
 from tutelage.store.completions import get_completions
 from tutelage.store.projects import TASK_KINDS, TaskKind
 from tutelage.store.prompts import get_prompt, get_prompts
@@ -75,7 +76,13 @@ def tasks(
 @routes.on("GET", "/p/{slug}/tasks/progress", STAFF)
 def how_far(who: Who) -> Response:
     """The part of the list that counts every task: it comes after the rest of the page."""
-    return page(who, "tasks_progress.html", here="tasks", progress=progress(who.store, who.project.id))
+    return page(
+        who,
+        "tasks_progress.html",
+        here="tasks",
+        progress=progress(who.store, who.project.id),
+        chosen=choice_counts(who.store, who.project.id),
+    )
 
 
 @routes.on("POST", "/p/{slug}/tasks/state", STAFF)
