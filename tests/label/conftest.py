@@ -42,14 +42,13 @@ from tutelage.store.tasks import NewTask, add_tasks
 from tutelage.types import Completion, Message, Prompt
 
 POSTGRES = os.environ.get("TUTELAGE_TEST_POSTGRES", "")  # postgresql+psycopg://user@host/database, free to create more
-ON_BOTH = {
-    "test_desk",
-    "test_desk_crowd",
-    "test_disagreements",
-    "test_quality",
-    "test_mine",
-    "test_review",
-    "test_tasks",
+# Files that are tried on SQLite alone, each with the reason; all others that use the house are tried on both.
+SQLITE_ONLY = {
+    "test_access": "asks who may do what, and hardly what is stored: the matrix of all routes takes long",
+    "test_hostile_text": "tries one text after the other in every field, for as long as all else together",
+    "test_intake_fuzz": "tries whatever hypothesis thinks of on a store of the example's own",
+    "test_limits": "counts requests in memory and measures bodies",
+    "test_oidc": "speaks with a provider of identities",
 }
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -83,9 +82,13 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+assert all(list(Path(__file__).parent.rglob(f"{name}.py")) for name in SQLITE_ONLY), "a name that is no file"
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What people do all day is tried on both databases."""
-    if "label_store" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
+    """Whatever uses the house is tried on both databases, but in a browser and in the files of SQLITE_ONLY."""
+    file = Path(metafunc.module.__file__ or "")
+    if "label_store" in metafunc.fixturenames and file.stem not in SQLITE_ONLY and file.parent.name != "browser":
         both = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
         metafunc.parametrize("label_store", both, indirect=True)
 
@@ -118,7 +121,7 @@ def migrated_postgres() -> Iterator[str]:
 
 @pytest.fixture
 def label_store(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    """An empty store by `clock`: SQLite, and in the files of ON_BOTH once more PostgreSQL."""
+    """An empty store by `clock`: SQLite, or PostgreSQL, see `pytest_generate_tests`."""
     if getattr(request, "param", "sqlite") == "sqlite":
         shutil.copy(migrated, tmp_path / "label.db")
         with open_store(tmp_path / "label.db", clock=clock) as store:
