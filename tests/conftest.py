@@ -3,9 +3,12 @@
 import importlib.util
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -31,6 +34,47 @@ def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"{SHARED / 'data'} is not here: it holds public data that is not shipped")
     return SHARED / "data"
+
+
+POSTGRES = "TUTELAGE_TEST_POSTGRES"  # postgresql+psycopg://user@host/database of a server, free to create more
+
+
+def _as_postgres(*command: str) -> str:
+    """What went wrong, or nothing. PostgreSQL refuses to run as root, so root runs it as its own user."""
+    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*user, *command], cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
+    )
+    return f"{Path(command[0]).name} failed: {done.stderr.strip()[-300:]}" if done.returncode else ""
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL: the one that is named, or one of the tests' own from the programs of the system, in a
+    temporary folder and reached through a socket there: no port, no password, gone when the tests end.
+    """
+    if os.environ.get(POSTGRES):
+        yield os.environ[POSTGRES]
+        return
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: float(p.parts[-3]))
+    if not found:
+        pytest.skip(f"{POSTGRES} names no server, and none is installed here (Debian: apt-get install postgresql)")
+    programs = found[-1].parent
+    folder = tempfile.mkdtemp(prefix="tutelage-pg.", dir="/tmp")  # the path of a socket is short: about 100 characters
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+    cluster, options = f"{folder}/data", f"-F -c listen_addresses='' -c unix_socket_directories='{folder}'"
+    create = ("-D", cluster, "-U", "tutelage", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+    wrong = _as_postgres(f"{programs}/initdb", *create) or _as_postgres(
+        f"{programs}/pg_ctl", "-D", cluster, "-l", f"{folder}/log", "-w", "-o", options, "start"
+    )
+    try:
+        if wrong:
+            pytest.skip(f"PostgreSQL is installed but did not start: {wrong}")
+        yield f"postgresql+psycopg://tutelage@/postgres?host={folder}"
+    finally:
+        _as_postgres(f"{programs}/pg_ctl", "-D", cluster, "-m", "immediate", "-w", "stop")
+        shutil.rmtree(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

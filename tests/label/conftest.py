@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import http.server
 import json
-import os
 import shutil
 import threading
 import uuid
@@ -41,7 +40,6 @@ from tutelage.store.projects import (
 from tutelage.store.tasks import NewTask, add_tasks
 from tutelage.types import Completion, Message, Prompt
 
-POSTGRES = os.environ.get("TUTELAGE_TEST_POSTGRES", "")  # postgresql+psycopg://user@host/database, free to create more
 # Files that are tried on SQLite alone, each with the reason; all others that use the house are tried on both.
 SQLITE_ONLY = {
     "test_access": "asks who may do what, and hardly what is stored: the matrix of all routes takes long",
@@ -93,29 +91,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("label_store", both, indirect=True)
 
 
-def postgres_url(name: str) -> str:
-    base, _, options = POSTGRES.partition("?")
+def postgres_url(server: str, name: str) -> str:
+    base, _, options = server.partition("?")
     return base.rsplit("/", 1)[0] + f"/{name}" + (f"?{options}" if options else "")
 
 
 @contextlib.contextmanager
-def postgres_database(template: str = "template1") -> Iterator[str]:
+def postgres_database(server: str, template: str = "template1") -> Iterator[str]:
     """The name of a database of the server, made from a template; it is dropped in the end."""
     psycopg = pytest.importorskip("psycopg")
     name = f"tutelage_test_{uuid.uuid4().hex}"
-    with psycopg.connect(POSTGRES.replace("+psycopg", ""), autocommit=True) as conn:
+    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield name
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
-def migrated_postgres() -> Iterator[str]:
+def migrated_postgres(postgres: str) -> Iterator[str]:
     """As `migrated`, in PostgreSQL: the name of a database to make others from."""
-    if not POSTGRES:
-        pytest.skip("TUTELAGE_TEST_POSTGRES is not set to the URL of a PostgreSQL server")
-    with postgres_database() as name:
-        open_store(postgres_url(name)).close()
+    with postgres_database(postgres) as name:
+        open_store(postgres_url(postgres, name)).close()
         yield name
 
 
@@ -127,8 +123,8 @@ def label_store(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path, 
         with open_store(tmp_path / "label.db", clock=clock) as store:
             yield store
         return
-    template = request.getfixturevalue("migrated_postgres")
-    with postgres_database(template) as name, open_store(postgres_url(name), clock=clock) as store:
+    server, template = request.getfixturevalue("postgres"), request.getfixturevalue("migrated_postgres")
+    with postgres_database(server, template) as name, open_store(postgres_url(server, name), clock=clock) as store:
         yield store
 
 

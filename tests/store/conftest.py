@@ -1,6 +1,5 @@
 """A store of each kind for every test, and a desk: two labelers, a few prompts with four completions each."""
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from tutelage.store.people import add_labeler
 from tutelage.store.prompts import add_prompts
 from tutelage.types import Completion, Feedback, Judgement, Labeler, Message, Prompt, RankedItem, Ranking
 
-POSTGRES = os.environ.get("TUTELAGE_TEST_POSTGRES", "")  # postgresql+psycopg://user@host/database, free to create more
-
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
@@ -23,14 +20,13 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield str(tmp_path / "store.db")
         return
-    if not POSTGRES:
-        pytest.skip("TUTELAGE_TEST_POSTGRES is not set to the URL of a PostgreSQL server")
+    server: str = request.getfixturevalue("postgres")
     psycopg = pytest.importorskip("psycopg")
-    admin = POSTGRES.replace("+psycopg", "")
+    admin = server.replace("+psycopg", "")
     name = f"tutelage_test_{uuid.uuid4().hex}"
     with psycopg.connect(admin, autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {name}")
-    base, _, options = POSTGRES.partition("?")
+    base, _, options = server.partition("?")
     yield base.rsplit("/", 1)[0] + f"/{name}" + (f"?{options}" if options else "")
     with psycopg.connect(admin, autocommit=True) as conn:
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
