@@ -93,6 +93,25 @@ def test_a_round_goes_from_tasks_to_rankings(desk, tmp_path):
     assert [s["answered"] for s in client.progress()["sources"]] == [2]
 
 
+def test_an_export_is_of_the_sources_that_are_named(desk):
+    client = desk.client()
+    for source in ("round-1", "round-2", "round 3 & more"):
+        client.add_tasks([{**TASK, "prompt": f"Asked in {source}."}], source=source)
+    desk.rank_all()
+
+    def told(**more):
+        return [json.loads(line)["source"] for line in client.export("rankings", **more).splitlines()]
+
+    every = ["rivers/round 3 & more", "rivers/round-1", "rivers/round-2"]
+    assert client.project()["sources"] == sorted(told()) == sorted(told(sources=every)) == every
+    assert told(sources=["rivers/round-2"]) == ["rivers/round-2"]
+    assert sorted(told(sources=every[:2])) == every[:2]
+    with pytest.raises(TutelageError, match="422: 'rivers/round-9' is no source of this project"):
+        told(sources=["rivers/round-9"])
+    with pytest.raises(DataError, match="list of sources"):
+        told(sources="rivers/round-1")
+
+
 def test_more_tasks_than_one_request_bears_are_sent_in_parts(desk):
     n = BATCH + 3
     ids = desk.client().add_tasks([{**TASK, "prompt": f"q{i}"} for i in range(n)])

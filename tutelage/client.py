@@ -86,10 +86,10 @@ class Client:
             yield from page["events"]
             after_seq, more = page["next_after"], page["more"]
 
-    def export(self, what: str, *, ending: str = "jsonl") -> bytes:
+    def export(self, what: str, *, ending: str = "jsonl", sources: Sequence[str] = ()) -> bytes:
         """A file of what people say now: rankings, pairs, hh, ratings, demonstrations, messages, critiques, flags, kto
-        or log; as jsonl, csv or parquet."""
-        return self._send("GET", f"export/{quote(what, safe='')}", ending=ending)
+        or log; as jsonl, csv or parquet. `sources`: these alone, as `project` names them; none: all but checks."""
+        return self._send("GET", f"export/{quote(what, safe='')}", ending=ending, source=_several(sources))
 
     def card(self, licence: str = "") -> dict[str, Any]:
         """The data card: counts, labelers by pseudonym, guidelines, agreement, the head of the log."""
@@ -118,7 +118,8 @@ class Client:
     def _send(self, method: str, rest: str, body: Any = None, **query: Any) -> bytes:
         address = f"{self._url}/api/v1/{rest}"
         if query:
-            address += "?" + urlencode({k: str(v).lower() if isinstance(v, bool) else v for k, v in query.items()})
+            said = {k: str(v).lower() if isinstance(v, bool) else v for k, v in query.items()}
+            address += "?" + urlencode(said, doseq=True)
         is_bytes = isinstance(body, bytes)
         sent = body if is_bytes or body is None else json.dumps(body).encode()
         request = Request(address, data=sent, method=method)
@@ -133,6 +134,12 @@ class Client:
                 raise TutelageError(f"{address}: {e.code}: {_why(e.read())}") from e
         except (URLError, TimeoutError) as e:
             raise TutelageError(f"{address} does not answer: {e}. Check the address, and that the app runs.") from e
+
+
+def _several(names: Sequence[str]) -> list[str]:
+    if isinstance(names, str):
+        raise DataError(f"{names!r} is one word, and a list of sources is wanted. Give [{names!r}].")
+    return list(names)
 
 
 def _why(body: bytes) -> str:
