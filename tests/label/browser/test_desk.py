@@ -29,7 +29,7 @@ def saved(page):
 
 
 def shown_texts(page):
-    return page.locator("article.answer .text").all_inner_texts()
+    return page.locator("article.answer:visible .text").all_inner_texts()
 
 
 def rankings(site):
@@ -220,25 +220,6 @@ def test_grades_that_contradict_the_ranking_give_a_notice_and_no_refusal(site, v
     assert len(rankings(site)) == 1
 
 
-def test_two_at_a_time_builds_the_same_ranking_with_few_questions(site, visit):
-    texts = [f"answer {i}" for i in range(9)]
-    site.task("rank", texts)
-    page = visit(width=390, height=844, touch=True)
-    start(page, site)
-    shown = shown_texts(page)
-    page.click("text=Compare two at a time")
-    asked = 0
-    while page.locator(".insertion").count():
-        left, right = (page.locator(".choices button").nth(i).inner_text().split()[0] for i in (0, 2))
-        value = {letter: shown["ABCDEFGHI".index(letter)] for letter in (left, right)}
-        page.locator(".insertion .choices button").nth(0 if value[left] < value[right] else 2).click()
-        asked += 1
-    assert asked <= 21
-    page.click("#submit")
-    saved(page)
-    assert tiers_by_text(site, rankings(site)[0]) == {t: i + 1 for i, t in enumerate(texts)}
-
-
 def test_a_comparison_by_arrows_with_its_strength(site, visit):
     site.task("compare", ["a", "b"])
     page = visit()
@@ -248,6 +229,63 @@ def test_a_comparison_by_arrows_with_its_strength(site, visit):
     saved(page)
     (feedback,) = rankings(site)
     assert tiers_by_text(site, feedback) == {shown[0]: 2, shown[1]: 1} and feedback.judgement.strength == 3
+
+
+def test_nought_is_a_strength_and_neither_a_place_nor_a_grade(site, visit):
+    site.task("compare", ["a", "b"])
+    page = visit()
+    start(page, site)
+    Pressed(page)("ArrowLeft", "0", "Enter")
+    saved(page)
+    assert rankings(site)[0].judgement.strength == 0
+    site.settings(steps="rate_then_rank")
+    site.task("rank", ["c", "d"])
+    page.reload()
+    page.wait_for_selector(".step")
+    Pressed(page)("0")
+    assert page.locator(".notes li").count() == 0 and page.inner_text("#live") == "Grades go from 1 to 7"
+    Pressed(page)("6", "2", "Enter", "0")
+    assert page.locator(".answer.placed").count() == 0 and page.inner_text("#live") == "Places go from 1 to 2"
+
+
+def test_a_card_is_dragged_to_its_place_and_from_there_to_another(site, visit):
+    site.task("rank", ["a", "b", "c"])
+    page = visit()
+    start(page, site)
+    shown = shown_texts(page)
+    row, chip = page.locator(".tiers li"), page.locator(".chip")
+    for letter, where in (("A", 1), ("B", 0), ("C", 1), ("C", 2)):
+        chip.filter(has_text=letter).drag_to(row.nth(where))
+    assert [text.split() for text in row.all_inner_texts()] == [["1", "B"], ["2", "A"], ["3", "C"]]
+    page.click("#submit")
+    saved(page)
+    assert [tiers_by_text(site, rankings(site)[0])[t] for t in shown] == [2, 1, 3]
+
+
+@pytest.mark.parametrize("kind", ["rank", "compare", "demonstrate", "correct", "critique"])
+def test_the_prompt_of_any_task_can_be_reported(site, visit, kind):
+    site.task(kind, {"rank": ["a", "b"], "compare": ["a", "b"], "demonstrate": []}.get(kind, ["It open."]))
+    page = visit()
+    start(page, site)
+    page.get_by_role("button", name="Report the prompt").click()
+    page.check("dialog label:has-text('false') input")
+    page.fill("#flag-note", "It names a guest.")
+    page.click("dialog button.primary")
+    page.reload()  # a report is part of the draft
+    page.locator("#about-prompt", has_text="Flag: ").wait_for()
+    if kind == "critique":
+        page.keyboard.press("c")
+        page.fill("#critique-text", "Not a sentence.")
+        page.click("dialog button.primary")
+    elif kind in ("demonstrate", "correct"):
+        page.fill("#writing", "It is open.")
+    else:
+        Pressed(page)(*(["1", "2"] if kind == "rank" else ["ArrowLeft"]))
+    page.click("#submit")
+    saved(page)
+    [flag] = [e.feedback for e in events(site.store, kinds=["flag"])]
+    assert flag.judgement.completion_id is None and flag.judgement.note == "It names a guest."
+    assert len(list(events(site.store))) == 2
 
 
 def test_a_correction_shows_what_changed_and_is_a_pair_and_a_demonstration(site, visit):

@@ -62,6 +62,14 @@ export class Cards {
     this.elements = task.cards.map((_, i) => this.card(i));
     this.root = el("div", { class: `cards n${this.n}` }, ...this.elements);
     if (settings.blur_sensitive) this.root.classList.add("blurred");
+    this.about = this.reports();
+  }
+
+  // What is said of the prompt; the desk shows it below the prompt.
+  reports() {
+    const report = el("button", { type: "button", class: "quiet" }, "Report the prompt ", el("kbd", {}, "r"));
+    report.addEventListener("click", () => this.flag(null));
+    return el("div", { class: "about" }, el("ul", { class: "notes" }), report);
   }
 
   card(i) {
@@ -85,28 +93,31 @@ export class Cards {
   draw() {
     this.task.cards.forEach((_, i) => this.drawText(i));
     this.elements.forEach((_, i) => this.drawNotes(i));
+    this.drawNotes(null);
   }
 
   drawText(i) {
     const { text, nodes } = this.task.cards[i];
     const box = this.elements[i].querySelector(".text");
-    const near = this.task.near[i] ?? (i > 0 ? i - 1 : null);
-    if (this.marked[i] && near !== null) {
+    const before = this.elements.findLastIndex((e, j) => j < i && !e.hidden);
+    const near = this.task.near[i] ?? before;
+    if (this.marked[i] && near >= 0 && !this.elements[near].hidden) {
       const note = el("p", { class: "hint" }, `Marked: what differs from ${LETTERS[near]}.`);
       box.replaceChildren(note, diff.shown(this.task.cards[near].text, text));
     } else box.replaceChildren(...fromNodes(nodes));
   }
 
+  // Of a card, or of the prompt (null).
   drawNotes(i) {
     const items = [];
     for (const [key, values] of Object.entries(this.ratings))
-      if (values[i] !== null) items.push(el("li", {}, `${this.label(key)}: ${values[i]} of 7`));
+      if (i !== null && values[i] !== null) items.push(el("li", {}, `${this.label(key)}: ${values[i]} of 7`));
     for (const flag of this.flags.filter((f) => f.card === i))
       items.push(this.note(`Flag: ${this.settings.flags.find((f) => f.key === flag.category)?.label ?? flag.category}`, () => this.drop(this.flags, flag, i)));
     for (const one of this.critiques.filter((c) => c.card === i))
       items.push(this.note(`Critique: ${one.text}`, () => this.drop(this.critiques, one, i)));
     if (i in this.corrections) items.push(this.note("A better version was written.", () => { delete this.corrections[i]; this.changed(i); }));
-    this.elements[i].querySelector(".notes").replaceChildren(...items);
+    (i === null ? this.about : this.elements[i]).querySelector(".notes").replaceChildren(...items);
   }
 
   note(text, drop) {
@@ -155,6 +166,7 @@ export class Cards {
     return Boolean(does);
   }
 
+  // A card, or the prompt (null).
   async flag(i) {
     const boxes = this.settings.flags.map((f, n) => {
       const input = el("input", { type: "checkbox", id: `flag-${n}`, value: f.key });
@@ -164,7 +176,7 @@ export class Cards {
     const note = el("textarea", { rows: "2", id: "flag-note" });
     note.value = this.flags.find((f) => f.card === i)?.note ?? "";
     const content = el("div", {}, ...boxes.map(([, row]) => row), el("label", { for: "flag-note" }, "Note (if you like)"), note);
-    const found = await ask(`What is wrong with ${LETTERS[i]}?`, content, {
+    const found = await ask(`What is wrong with ${i === null ? "the prompt" : LETTERS[i]}?`, content, {
       value: () => boxes.filter(([input]) => input.checked).map(([input]) => ({ card: i, category: input.value, note: note.value.trim() })),
     });
     if (found === null) return;

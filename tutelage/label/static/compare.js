@@ -73,7 +73,7 @@ export class Compare {
   act(action) {
     const outcome = { left: "left", right: "right", down: "tie", up: "both_bad", none: "both_bad", tie: "tie" }[action];
     if (outcome) return this.choose(outcome), true;
-    if (/^digit-[1-3]$/.test(action)) return this.weigh(Number(action.slice(6))), true;
+    if (/^digit-[0-3]$/.test(action)) return this.weigh(Number(action.slice(6))), true;
     if (action === "undo" && this.before.length) {
       Object.assign(this, this.before.pop());
       this.draw();

@@ -7,11 +7,11 @@ import { Compare } from "./compare.js";
 import { Keys } from "./keys.js";
 import { Outbox } from "./outbox.js";
 import { Rank } from "./rank.js";
+import { askReason } from "./skip.js";
 import { WorkClock } from "./work_clock.js";
 import { Correct, CritiqueTask, Demonstrate } from "./write.js";
 
 const VIEWS = { rank: Rank, compare: Compare, demonstrate: Demonstrate, correct: Correct, critique: CritiqueTask };
-const REASONS = { unclear: "I cannot tell what is asked", "too-long": "Too long", "not-my-language": "Not my language", distressing: "Distressing", broken: "The task is broken", other: "Another reason" };
 const READY = 2; // tasks at hand, the one on screen included
 const DRAFT_MS = 800;
 
@@ -152,6 +152,7 @@ class Desk {
     this.view = null;
     $("task").replaceChildren(el("p", { class: "empty" }, "There is nothing for you to do right now. This page looks again by itself."));
     $("prompt").replaceChildren();
+    $("about-prompt").replaceChildren();
     $("beside").replaceChildren();
     $("actions").hidden = true;
     clearTimeout(this.again);
@@ -166,6 +167,7 @@ class Desk {
     this.clock.restart();
     $("prompt").replaceChildren(...task.prompt.map((m) => el("div", { class: `turn ${m.role}` }, el("h3", {}, { user: "Person", assistant: "Model", system: "Instruction" }[m.role]), el("div", { class: "prose" }, ...fromNodes(m.nodes)))));
     this.view = new VIEWS[task.kind](task, facts.settings, this);
+    $("about-prompt").replaceChildren(this.view.cards.about);
     const local = this.localDraft(task.id);
     const draft = local ?? task.draft;
     if (draft) this.view.load(draft);
@@ -243,6 +245,7 @@ class Desk {
     if (!this.task) return true; // answered, and the next is on its way
     if (action === "submit") return this.submit(), true;
     if (action === "skip") return this.skip(), true;
+    if (action === "report") return this.view.cards.flag(null), true;
     if (this.view.act(action)) return true;
     if (action === "undo") return this.undo();
     return false;
@@ -297,17 +300,7 @@ class Desk {
   }
 
   async skip() {
-    const options = Object.entries(REASONS).map(([value, label], i) => {
-      const input = el("input", { type: "radio", name: "reason", value, id: `reason-${value}` });
-      input.checked = i === 0;
-      return el("p", {}, el("label", { class: "inline" }, input, ` ${label}`));
-    });
-    const note = el("textarea", { rows: "2", id: "skip-note" });
-    const content = el("div", {}, el("fieldset", {}, el("legend", {}, "Why?"), ...options), el("label", { for: "skip-note" }, "Note (if you like)"), note);
-    const found = await ask("Skip this task", content, {
-      button: "Skip",
-      value: () => ({ reason: content.querySelector("input:checked").value, note: note.value.trim().slice(0, 500) }),
-    });
+    const found = await askReason("Skip this task", "Skip");
     if (!found || this.revising) return this.revising && found ? this.advance() : undefined;
     const body = { key: crypto.randomUUID(), ...found, active_ms: this.clock.ms };
     const put = this.outbox.put({ key: body.key, assignment: this.task.id, verb: "skip", body, task: this.task, draft: this.view.draft() });

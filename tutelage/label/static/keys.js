@@ -4,14 +4,14 @@ import { el } from "./dom.js";
 
 export const DEFAULTS = {
   next: "j", previous: "k", tie: "t", full: " ", diff: "d", flag: "f", critique: "c", correct: "e", none: "n",
-  skip: "s", undo: "u", help: "?", guideline: "g", reveal: "v", pairs: "i",
+  skip: "s", undo: "u", help: "?", guideline: "g", reveal: "v", pairs: "i", report: "r",
 };
 export const LABELS = {
   next: "next answer (also ↓)", previous: "answer before (also ↑)", tie: "same place as the card before",
   full: "whole text, or folded", diff: "show differences", flag: "flag a problem", critique: "write a critique",
   correct: "write a better version", none: "none of them is acceptable", skip: "skip this task", undo: "undo",
   help: "this list", guideline: "show or hide the guideline", reveal: "reveal blurred answers",
-  pairs: "compare two at a time",
+  pairs: "compare two at a time", report: "report the prompt",
 };
 
 export class Keys {
@@ -26,7 +26,7 @@ export class Keys {
     const sends = event.key === "Enter" && (event.ctrlKey || event.metaKey);
     if (sends) return "submit";
     if (field || event.ctrlKey || event.metaKey) return null;
-    if (/^[1-9]$/.test(event.key)) return `digit-${event.key}`;
+    if (/^[0-9]$/.test(event.key)) return `digit-${event.key}`;
     if (event.key.startsWith("Arrow")) return (event.shiftKey ? "shift-" : "") + event.key.slice(5).toLowerCase();
     if (event.key === "Enter") return event.target.closest?.("button, a, summary") ? null : "submit";
     if (event.key === " " && event.target.closest?.("button, a, summary")) return null;
@@ -44,7 +44,7 @@ export class Keys {
         "aria-label": `Key for: ${label}`,
       });
       input.addEventListener("keydown", (event) => {
-        if (event.key.length !== 1 || /^[1-9]$/.test(event.key)) return;
+        if (event.key.length !== 1 || /^[0-9]$/.test(event.key)) return;
         event.preventDefault();
         if (Object.entries(this.bound).some(([other, key]) => other !== action && key === event.key)) {
           input.setCustomValidity("This key is taken.");

@@ -17,12 +17,13 @@ export class Rank {
     this.steps = { rank: ["rank"], rate_then_rank: ["rate", "rank"], rank_then_rate: ["rank", "rate"] }[settings.steps];
     this.step = 0;
     this.rating = new Rating(this.cards, settings, desk);
-    this.insertion = null;
+    this.insertion = null; // the questions with two answers, also while they rest
+    this.pairing = false; // they are being asked
     this.before = [];
-    this.order = el("div", { class: "order" });
     this.title = el("h2", { class: "step" });
+    this.two = this.pairsButton("on-phones");
     this.aside = el("section", { class: "side card", "aria-label": "Your order" });
-    this.root = el("div", { class: "ranking" }, this.title, this.cards.root);
+    this.root = el("div", { class: "ranking" }, el("div", { class: "step-line" }, this.title, this.two), this.cards.root);
     this.cards.elements.forEach((card, i) => card.querySelector(".tools").append(...this.buttons(i)));
     this.cards.draw();
     this.draw();
@@ -48,24 +49,28 @@ export class Rank {
   }
 
   start() {
-    this.cards.focus(0);
+    if (this.pairing) this.insertion.ask();
+    else this.cards.focus(0);
   }
 
   remember() {
-    this.before.push(JSON.stringify({ places: this.places, none: this.none, ratings: this.cards.ratings, at: this.cards.focused, step: this.step }));
+    this.before.push(JSON.stringify({ places: this.places, none: this.none, ratings: this.cards.ratings, at: this.cards.focused, step: this.step, pairs: this.pairsState() }));
     if (this.before.length > 200) this.before.shift();
   }
 
   undo() {
     const last = this.before.pop();
     if (!last) return false;
-    const { places, none, ratings, at, step } = JSON.parse(last);
+    const { places, none, ratings, at, step, pairs } = JSON.parse(last);
     Object.assign(this, { places, none, step });
     this.cards.ratings = ratings;
+    this.loadPairs(pairs);
     this.draw();
     this.cards.draw();
     this.cards.focus(at);
     this.desk.say("Undone");
+    if (this.pairing) this.insertion.ask();
+    this.desk.changed();
     return true;
   }
 
@@ -91,8 +96,10 @@ export class Rank {
   draw() {
     const rates = this.steps[this.step] === "rate";
     this.root.classList.toggle("rating-step", rates);
+    this.root.classList.toggle("pairs-step", this.pairing);
     this.aside.classList.toggle("rate", rates);
-    this.title.textContent = rates ? "Rate each answer" : "Rank the answers, best first";
+    this.title.textContent = rates ? "Rate each answer" : this.pairing ? "Which of the two is better?" : "Rank the answers, best first";
+    this.two.hidden = rates || this.pairing || this.n < 2;
     this.places.forEach((p, i) => {
       const card = this.cards.elements[i];
       card.classList.toggle("placed", p !== null);
@@ -103,7 +110,7 @@ export class Rank {
   }
 
   panel() {
-    if (this.insertion) return [el("h2", {}, "Two at a time"), this.insertion.root];
+    if (this.pairing) return [el("h2", {}, "Two at a time"), this.insertion.root];
     const chip = (i) => {
       const c = el("button", { type: "button", class: "chip", draggable: "true", "aria-label": `Answer ${LETTERS[i]}, go to it` }, LETTERS[i]);
       c.addEventListener("click", () => this.cards.focus(i));
@@ -125,14 +132,12 @@ export class Rank {
     const none = el("input", { type: "checkbox", id: "none" });
     none.checked = this.none;
     none.addEventListener("change", () => this.setNone(none.checked));
-    const two = el("button", { type: "button", class: "quiet" }, "Compare two at a time");
-    two.addEventListener("click", () => this.pairs());
     return [
       el("h2", {}, "Your order"),
       el("p", { class: "tray" }, tray.length ? "Without a place: " : "All have a place.", ...tray),
       el("ol", { class: "tiers", "aria-label": "Places, best first" }, ...rows),
       el("p", {}, el("label", { class: "inline" }, none, " None is acceptable")),
-      el("p", {}, two),
+      ...(this.n > 1 ? [el("p", {}, this.pairsButton("quiet"))] : []),
     ];
   }
 
@@ -144,28 +149,64 @@ export class Rank {
     this.desk.changed();
   }
 
+  // Two at a time.
+
+  pairsButton(name) {
+    const button = el("button", { type: "button", class: name }, "Compare two at a time");
+    button.addEventListener("click", () => this.pairs());
+    return button;
+  }
+
+  // Begins the questions, lets them rest, or goes on with them: what was answered stays.
   pairs() {
-    this.insertion = this.insertion ? null : new Insertion(this.cards, this.desk, (places) => {
-      this.remember();
-      this.places = places;
-      this.insertion = null;
-      this.draw();
-      this.desk.say("The order is complete. Look at it, then submit.");
-      this.desk.changed();
-      this.cards.focus(places.indexOf(1));
-    });
+    if (this.steps[this.step] === "rate" || this.n < 2) return;
+    this.insertion ??= this.questions();
+    this.pairing = !this.pairing;
+    this.insertion.show();
     this.draw();
-    this.insertion?.start();
+    if (this.pairing) this.insertion.ask();
+    else {
+      this.cards.focus(0);
+      this.desk.say(this.insertion.before.length ? "Your answers are kept. Press i to go on with the questions." : "Give each answer its place.");
+    }
+    this.desk.changed();
+  }
+
+  questions(kept = null) {
+    return new Insertion(this.cards, this.desk, { kept, leave: () => this.pairs(), finished: (places) => this.order(places) });
+  }
+
+  // The order that the questions gave.
+  order(places) {
+    this.remember();
+    this.places = places;
+    this.insertion = null;
+    this.pairing = false;
+    this.draw();
+    this.cards.focus(places.indexOf(1));
+    this.desk.say("The order is complete. Look at it, then submit.");
+    this.desk.changed();
+  }
+
+  pairsState() {
+    return this.insertion && { ...this.insertion.state(), asks: this.pairing };
+  }
+
+  loadPairs(kept) {
+    this.insertion?.show();
+    this.insertion = kept ? this.questions(kept) : null;
+    this.pairing = kept?.asks ?? false;
+    if (this.pairing) this.insertion.draw();
   }
 
   act(action) {
-    if (this.insertion?.act(action)) return true;
+    if (this.pairing && this.insertion.act(action)) return true;
     if (this.steps[this.step] === "rate" && this.rating.act(action)) return true;
     const i = this.cards.focused;
     const digit = action.startsWith("digit-") ? Number(action.slice(6)) : null;
     if (digit !== null) {
-      if (digit <= this.n) this.place(i, digit);
-      else this.desk.say(`There are ${this.n} places`);
+      if (digit >= 1 && digit <= this.n) this.place(i, digit);
+      else this.desk.say(`Places go from 1 to ${this.n}`);
       return true;
     }
     if (action === "tie") {
@@ -186,6 +227,7 @@ export class Rank {
 
   // Where the answer falls short, or null. A step before the last one leads to the next instead of a submission.
   problem() {
+    if (this.pairing) return "Answer the question first, or place them yourself.";
     if (this.steps[this.step] === "rate") {
       const missing = this.rating.missing();
       if (missing !== null) return this.cards.focus(missing), `${LETTERS[missing]} has no grade yet.`;
@@ -211,7 +253,7 @@ export class Rank {
   }
 
   draft() {
-    return { ...this.value(), places: this.places, step: this.step };
+    return { ...this.value(), places: this.places, step: this.step, pairs: this.pairsState() };
   }
 
   load(body) {
@@ -219,6 +261,7 @@ export class Rank {
     this.none = body.none_acceptable ?? false;
     this.step = Math.min(body.step ?? 0, this.steps.length - 1);
     this.cards.load(body);
+    this.loadPairs(body.pairs);
     this.cards.draw();
     this.draw();
   }

@@ -56,7 +56,8 @@ export class Rating {
   act(action) {
     if (action.startsWith("digit-")) {
       const value = Number(action.slice(6));
-      if (value <= 7) this.grade(this.aspect, value);
+      if (value >= 1 && value <= 7) this.grade(this.aspect, value);
+      else this.desk.say("Grades go from 1 to 7");
       return true;
     }
     if (["next", "down", "right", "previous", "up", "left"].includes(action)) {

@@ -35,6 +35,7 @@ class Editor {
 
 export class Demonstrate {
   constructor(task, settings, desk) {
+    this.cards = new Cards(task, settings, desk); // none; the prompt alone can be flagged
     this.editor = new Editor("Your answer, as it should be", desk);
     this.root = el("div", {}, el("h2", { class: "step" }, "Write the ideal answer"), this.editor.root);
   }
@@ -60,15 +61,17 @@ export class Demonstrate {
   }
 
   value() {
-    return { text: this.editor.text.trim() };
+    return { text: this.editor.text.trim(), flags: this.cards.flags };
   }
 
   draft() {
-    return { text: this.editor.text };
+    return { text: this.editor.text, flags: this.cards.flags };
   }
 
   load(body) {
     this.editor.text = body.text ?? "";
+    this.cards.load(body);
+    this.cards.draw();
   }
 }
 
@@ -116,16 +119,18 @@ export class Correct {
   }
 
   value() {
-    return { text: this.editor.text.trim(), card: this.card };
+    return { text: this.editor.text.trim(), card: this.card, flags: this.cards.flags };
   }
 
   draft() {
-    return { text: this.editor.text, card: this.card };
+    return { text: this.editor.text, card: this.card, flags: this.cards.flags };
   }
 
   load(body) {
     this.card = body.card ?? 0;
     this.editor.text = body.text ?? this.task.cards[this.card].text;
+    this.cards.load(body);
+    this.cards.draw();
     this.draw();
   }
 }
