@@ -232,7 +232,7 @@ def test_a_chat_of_somebody_else_is_not_there(house):
     asked = {
         "": None, "/state": None, "/say": {**key, "text": "x"}, "/choose": {**of, "outcome": "left"},
         "/thumb": {**of, "value": 1}, "/broke": {**of, "category": "false", "text": "x"}, "/keep": of,
-        "/finish": {**key, "success": 1}, "/give-back": key,
+        "/finish": {**key, "success": 1}, "/give-back": {**key, "reason": "unclear"},
     }  # fmt: skip
     routes = [(m, p) for m, p in house.app.state.needs if p.startswith("/p/{slug}/chat/{number}")]
     assert {p.removeprefix("/p/{slug}/chat/{number}") for _, p in routes} == set(asked), "a route is missing here"

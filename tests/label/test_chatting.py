@@ -190,7 +190,7 @@ def test_nobody_reads_or_touches_the_chat_of_another(house, talk):
         for verb, body in (
             ("say", {"text": "x"}), ("choose", {"turn": 1, "outcome": "left"}), ("thumb", {"turn": 1, "value": 1}),
             ("broke", {"turn": 1, "category": "false", "text": "x"}), ("keep", {"turn": 1}), ("finish", {"success": 1}),
-            ("give-back", {}),
+            ("give-back", {"reason": "other"}),
         ):  # fmt: skip
             chat.send(verb, 404, who=other, **body)
     assert len(chat.kept.turns) == 2 and not list(events(house.store))
@@ -235,7 +235,8 @@ def test_two_windows_cannot_answer_the_same_turn(house, talk, fake_model):
         ("thumb", {"turn": 1, "value": 0}), ("broke", {"turn": 1, "category": "no-such", "text": "x"}),
         ("broke", {"turn": 1, "category": "false", "text": " "}), ("finish", {"success": 6}),
         ("finish", {"success": 0}),
-        ("say", {"text": "x", "key": "short"}), ("give-back", {}),
+        ("say", {"text": "x", "key": "short"}), ("give-back", {}), ("give-back", {"reason": "bored"}),
+        ("give-back", {"reason": "other"}),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_and_changes_nothing(house, talk, verb, body):
@@ -266,7 +267,12 @@ def test_a_goal_that_is_given_back_goes_to_somebody_else(house, talk):
     who, other = house.person("labeller"), house.person("labeller")
     talk(person=who)
     there = house.post(who.client, house.path("chat/task"))
-    Talk(house, who, there.headers["location"].rsplit("/", 1)[1]).send("give-back")
+    chat = Talk(house, who, there.headers["location"].rsplit("/", 1)[1])
+    for _ in range(2):  # sent again, it is one event
+        chat.send("give-back", key="the-same-key", reason="distressing", note="It names a person.", active_ms=900)
+    [event] = events(house.store)
+    assert event.feedback.judgement.reason == "distressing: It names a person." and event.feedback.active_ms == 900
+    assert chat.kept.state == "closed"
     assert house.post(other.client, house.path("chat/task")).status_code == 303
 
 

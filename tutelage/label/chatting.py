@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from tutelage.errors import ConflictError, DataError
 from tutelage.label.access import App
+from tutelage.label.answers import Skipped, skip
 from tutelage.label.endpoints import Sampling, ask, written
 from tutelage.store import assignments
 from tutelage.store.assignments import Held
@@ -34,7 +35,6 @@ from tutelage.types import (
     RankedItem,
     Ranking,
     Rating,
-    Skip,
     Thumb,
     digest,
 )
@@ -324,20 +324,16 @@ def finish(app: App, project: Project, chat: Chat, key: str, success: int) -> No
     change_chat(app.store, chat, [feedback], state="closed", success=success)
 
 
-def give_back(app: App, chat: Chat, key: str) -> None:
-    """Ends a chat whose goal the labeler would not pursue; somebody else gets the task."""
+def give_back(app: App, chat: Chat, given: Skipped) -> None:
+    """Ends a chat whose goal the labeler would not pursue, with her reason; somebody else gets the task."""
     held = _task(app, chat)
     if held is None:
         raise DataError("This chat is no task. Finish it instead.")
     if chat.state == "closed":
         return
-    skip = Feedback(
-        labeler=chat.labeler, prompt_id=held.task.prompt_id, judgement=Skip(reason="other"),
-        idempotency_key=_event_key(chat, key), source=held.task.source,
-    )  # fmt: skip
-    assignments.answer(
-        app.store, held, [skip], mark=assignments.answer_mark(_event_key(chat, key), "skip"), state="skipped"
-    )
+    key = _event_key(chat, given.key)
+    left = skip(given, held).model_copy(update={"idempotency_key": key})
+    assignments.answer(app.store, held, [left], mark=assignments.answer_mark(key, "skip"), state="skipped")
     change_chat(app.store, chat, state="closed")
 
 

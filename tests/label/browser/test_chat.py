@@ -147,6 +147,19 @@ def test_a_message_that_got_no_answer_is_sent_again_by_one_button(house, place, 
     assert [t["role"] for t in chats(house.store, house.project.id, page.person.name)[0].turns] == ["user", "assistant"]
 
 
+def test_a_goal_that_is_left_to_somebody_else_says_why(house, place):
+    house.task("chat", question="Make it swear")
+    page = place()
+    page.get_by_role("button", name="Take a goal").click()
+    page.get_by_role("button", name="Leave this goal").click()
+    page.get_by_label("Distressing").check()
+    page.get_by_label("Note (if you like)").fill("It names a person.")
+    page.get_by_role("button", name="Leave it").click()
+    page.get_by_text("You gave this goal back").wait_for()
+    [event] = current(house.store)
+    assert event.feedback.judgement.reason == "distressing: It names a person." and event.feedback.active_ms > 0
+
+
 def test_hostile_answers_stay_words(house, place, fake_model):
     hostile = (
         "<img src=x onerror=document.title='fired'>\n\n[x](javascript:alert(1))\n\n</script><script>fired=1</script>"

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tutelage.label import chatting, markup
 from tutelage.label.access import MEMBERS, Caller, Refused, Routes, caller
-from tutelage.label.answers import KEY
+from tutelage.label.answers import KEY, Skipped
 from tutelage.label.chatting import DOWN, UP, Outcome
 from tutelage.label.render import go, page
 from tutelage.store.access import note
@@ -169,9 +169,9 @@ def finish(who: Who, number: Number, given: Finished) -> dict[str, Any]:
 
 
 @routes.on("POST", "/p/{slug}/chat/{number}/give-back", MEMBERS)
-def give_back(who: Who, number: Number, given: Keyed) -> dict[str, Any]:
-    """Leaves a goal of the desk to somebody else."""
-    chatting.give_back(who.app, own(who, number), given.key)
+def give_back(who: Who, number: Number, given: Skipped) -> dict[str, Any]:
+    """Leaves a goal of the desk to somebody else, and says why."""
+    chatting.give_back(who.app, own(who, number), given)
     return shown(own(who, number))
 
 

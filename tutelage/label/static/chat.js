@@ -2,6 +2,7 @@
 // judges. Each act has a key of its own, so that an act that is sent again changes nothing.
 
 import { el, fromNodes } from "./dom.js";
+import { askReason } from "./skip.js";
 import { WorkClock } from "./work_clock.js";
 
 const $ = (id) => document.getElementById(id);
@@ -172,6 +173,11 @@ class Talk {
     this.act("finish", { success }, () => { this.ending = false; this.tell("Finished"); });
   }
 
+  async giveBack() {
+    const why = await askReason("Leave this goal", "Leave it");
+    if (why) await this.act("give-back", { ...why, active_ms: this.clock.ms });
+  }
+
   // Keys.
 
   key(event) {
@@ -290,7 +296,7 @@ class Talk {
       const how = this.chat.success ? `Finished. Goal reached: ${SCALE[this.chat.success - 1]} (${this.chat.success} of 5).` : "You gave this goal back.";
       return $("ending").replaceChildren(el("p", {}, how), el("p", {}, el("a", { class: "button", href: facts.list }, "Begin another chat")));
     }
-    const back = this.chat.is_task ? [this.button(["Leave this goal to somebody else"], () => this.act("give-back", {}))] : [];
+    const back = this.chat.is_task ? [this.button(["Leave this goal to somebody else"], () => this.giveBack())] : [];
     if (!this.ending) {
       const parts = !this.undecided && this.turns.some((t) => t.role === "assistant") ? [this.button(["Finish ", el("kbd", {}, "f")], () => this.askEnd())] : [];
       return $("ending").replaceChildren(el("div", { class: "buttons" }, ...parts, ...back));
