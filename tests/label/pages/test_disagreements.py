@@ -3,6 +3,7 @@
 import json
 import re
 
+import pyarrow.parquet as pq
 import pytest
 
 from tutelage.exchange import export_file
@@ -102,6 +103,10 @@ def test_a_decision_is_a_new_event_and_the_raw_rankings_stay(house, tmp_path):
     export_file(house.store, tmp_path / "r.jsonl", format="rankings")
     told = [json.loads(line).get("decides") for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert told == [None, None, list(judged.decided)], "a decision is told apart from the rankings"
+    export_file(house.store, tmp_path / "p.parquet", format="pairs")
+    pairs = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    assert [row["decides"] for row in pairs] == [None] * 6 + [list(judged.decided)] * 2, "of three pairs one is a tie"
+    assert [row["policy"] for row in pairs] == ["random"] * 6 + [None] * 2, "a reviewer chose for herself"
     assert "Can I move my booking?" not in reviewer.client.get(house.path("disagreements")).text
     assert f"decided by {reviewer.name}" in reviewer.client.get(house.path("disagreements?show=decided")).text
 
