@@ -1,6 +1,7 @@
 """The app on a real socket and a real browser before it. Skipped with a reason where no Chromium is installed."""
 
 import contextlib
+import dataclasses
 import socket
 import threading
 import time
@@ -45,6 +46,7 @@ class Site:
     owner: Account
     project: Project
     config: LabelConfig
+    app: FastAPI
     people: dict[str, Account] = field(default_factory=dict)
 
     def person(self, role: str) -> Account:
@@ -64,9 +66,26 @@ class Site:
         change_settings(self.store, self.project.id, self.project.settings.model_dump(mode="json") | values)
         self.project = get_project(self.store, self.project.slug)
 
-    def task(self, kind: str, texts: list[str], *, question: str = "Can I move my booking?", **more: object) -> None:
+    def on_run(self, folder: Path) -> None:
+        """From now on the app is that of a run's directory."""
+        label = self.app.state.label
+        self.app.state.label = dataclasses.replace(label, config=dataclasses.replace(label.config, run=folder))
+
+    def task(
+        self,
+        kind: str,
+        texts: list[str],
+        *,
+        question: str = "Can I move my booking?",
+        models: tuple[str | None, ...] = (None,),
+        **more: object,
+    ) -> None:
+        """Lays a task on the desk; `models` wrote its answers in turn."""
         prompt = Prompt(messages=(Message(role="user", content=question),), source="round-1")
-        completions = tuple(Completion(prompt_id=prompt.id, text=t, sample=i) for i, t in enumerate(texts))
+        completions = tuple(
+            Completion(prompt_id=prompt.id, text=t, sample=i, model_version=models[i % len(models)])
+            for i, t in enumerate(texts)
+        )
         wanted = {"source": "round-1", **more}
         add_tasks(self.store, self.project.id, [NewTask(kind=kind, prompt=prompt, completions=completions, **wanted)])  # type: ignore[arg-type]
 
@@ -116,9 +135,9 @@ def label_run(tmp_path: Path):
             store = stack.enter_context(open_store(folder / "store.db"))
             where = str(folder / "store.db")
             config = LabelConfig(store=where, data=tmp_path / "data", port=free_port(), run=folder)
-            stack.enter_context(listening(store, config))
+            app = stack.enter_context(listening(store, config))
             owner = create_account(store, "owner@example.org", is_owner=True)
-            return Site(store, config.address, owner, projects(store)[0], config)
+            return Site(store, config.address, owner, projects(store)[0], config, app)
 
         yield opened
 
@@ -127,11 +146,11 @@ def label_run(tmp_path: Path):
 def site(tmp_path: Path) -> Iterator[Site]:
     with open_store(tmp_path / "store.db") as store:
         config = LabelConfig(store=str(tmp_path / "store.db"), data=tmp_path / "data", port=free_port())
-        with listening(store, config):
+        with listening(store, config) as app:
             owner = create_account(store, "owner@example.org", is_owner=True)
             project = create_project(store, "Brand voice", settings=ProjectSettings(gold_share=0.0))
             publish_guideline(store, project.id, "# A good answer\n\nIt is **courteous** and to the point.")
-            yield Site(store, config.address, owner, project, config)
+            yield Site(store, config.address, owner, project, config, app)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 `make screens` writes the pictures to docs/screens; the user guide shows them.
 """
 
+import io
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import pytest
 
 from tutelage.label.app import owner_link
 from tutelage.label.disagreements import conflicts
+from tutelage.label.file_jobs import KIND, Order
+from tutelage.label.uploads import Upload, keep_upload
+from tutelage.store import desk_schema
 from tutelage.store.assignments import answer, answer_mark
 from tutelage.store.candidates import NewCandidate, add_candidates
 from tutelage.store.offers import offer
@@ -50,18 +55,23 @@ SCREENS = [
     ("tasks", "lead", "tasks"),
     ("task", "lead", "tasks/1"),
     ("upload", "lead", "tasks/upload"),
+    ("upload-large", "owner", "tasks/upload/{upload}"),
     ("quality", "lead", "quality"),
     ("disagreements", "lead", "disagreements"),
     ("disagreement", "lead", "disagreements/{task}"),
     ("review", "lead", "review"),
     ("data", "owner", "data"),
+    ("api", "owner", "data/api"),
     ("models", "owner", "models"),
     ("chats", "labeller", "chat"),
     ("not-allowed", "labeller", "people"),
+    ("not-here", "lead", "tasks/999999"),
 ]
 # What a sensible labeller gives the answers above, known by a part of them.
 GRADES = {"no charge": "7", "small charge": "6", "Certainly": "5", "No.": "1"}
 PLACES = {"no charge": "1", "small charge": "2", "Certainly": "3", "No.": "4"}
+WHOLE = ("quality", "run", "account-code")  # pictured to their end
+LARGEST = 150_000  # bytes of a picture; what is larger gets by with 64 colours
 TASKS = ("rank", "compare", "demonstrate", "correct", "critique")
 
 
@@ -72,16 +82,24 @@ def looked_at(page, name, size, dark):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1"), f"{name} is wider than {size}"
     if PICTURES:
         Path(PICTURES).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=f"{PICTURES}/{name}-{size}{'-dark' if dark else ''}.png")
+        picture(page, Path(PICTURES) / f"{name}-{size}{'-dark' if dark else ''}.png", full_page=name in WHOLE)
+
+
+def picture(page, path, full_page):
+    data = page.screenshot(full_page=full_page)
+    path.write_bytes(data)
+    if len(data) > LARGEST:
+        pil = pytest.importorskip("PIL.Image", reason="Pillow, which makes large pictures small, is not installed")
+        pil.open(io.BytesIO(data)).convert("RGB").quantize(64, dither=pil.Dither.NONE).save(path, optimize=True)
 
 
 def some_answers(site):
-    """Two people rank two tasks, not alike."""
+    """Two people rank the twelve tasks, mostly alike."""
     for i, role in enumerate(("labeller", "reviewer")):
-        for n in range(2):
+        for n in range(12):
             name = site.person(role).pseudonym
             held = offer(site.store, site.project, name, kinds=["rank"])
-            tiers = (1, 2, 4, 3) if i else (2, 1, 4, 3)
+            tiers = ((1, 2, 4, 3), (2, 1, 4, 3), (1, 2, 3, 3), (1, 3, 4, 2))[(n + i * (n % 3 == 0)) % 4]
             of_text = sorted(held.cards)
             items = tuple(
                 RankedItem(completion_id=number, tier=tier)
@@ -91,10 +109,10 @@ def some_answers(site):
             feedback = Feedback(
                 labeler=name, prompt_id=held.task.prompt_id, judgement=Ranking(items=items), source=held.task.source,
                 idempotency_key=f"seed-{role}-{n}", shown=tuple(c for card in held.cards for c in card),
-                active_ms=21_000,
+                active_ms=21_000 + 1_700 * (n % 5),
             )  # fmt: skip
             first = of_text[0][0]
-            more = [Rating(completion_id=first, aspect="overall", value=6 - 2 * i)]
+            more = [Rating(completion_id=first, aspect="overall", value=(6, 3, 7, 5)[n % 4] - i * (n % 3 == 0))]
             more += [Critique(completion_id=first, text="Asks what it needs to know, and nothing else.")] if i else []
             said = [
                 feedback.model_copy(update={"judgement": j, "idempotency_key": f"{feedback.idempotency_key}:{k}"})
@@ -107,8 +125,9 @@ def at_work(site):
     """A project that has been at work for a while: a source half done, an endpoint, jobs, proposals."""
     site.settings(overlap=3)
     publish_guideline(site.store, site.project.id, GUIDELINE)
-    for n in range(3):
-        site.task("rank", ANSWERS, question=f"Can I move my booking number {n} to Friday?", overlap=3)
+    for n in range(12):
+        versions = ("sft-1", "policy-1") if n % 2 else ("policy-1", "sft-1")
+        site.task("rank", ANSWERS, question=f"Can I move my booking number {n} to Friday?", overlap=3, models=versions)
     for n in range(6):
         site.task("compare", ANSWERS[:2], question=f"Is the terrace open on day {n}?", overlap=2)
     some_answers(site)
@@ -129,24 +148,64 @@ def at_work(site):
     add_candidates(site.store, site.project.id, proposed)
 
 
+def waiting_run(site, folder):
+    """The run that the labels feed: its first round waits for some."""
+    done = {
+        "data": ("reading prompts, demonstrations and comparisons", 3.0),
+        "base": ("opening bundled", 1.0),
+        "sft": ("learning from 800 demonstrations", 412.0),
+        "round-1/samples": ("4 answers to each of 500 prompts", 96.0),
+    }
+    stages = {name: {"state": "done", "what": what, "seconds": seconds} for name, (what, seconds) in done.items()}
+    stages["round-1/labels"] = {"state": "waiting", "what": "waiting for labels: 24 of 500"}
+    folder.mkdir()
+    (folder / "state.json").write_text(json.dumps({"stages": stages}))
+    site.on_run(folder)
+
+
+def large_upload(site):
+    """The token of a file that is gone through at this moment."""
+    asked = Upload(
+        project_id=site.project.id, account_id=site.owner.id, what="tasks", format="auto",
+        source=f"{site.project.slug}/asked", name="asked-in-november.jsonl",
+    )  # fmt: skip
+    token = keep_upload(site.app.state.label.config.data, io.BytesIO(b'{"prompt": "Name a river."}\n'), asked)
+    request = Order(token=token, account=site.owner.id, step="look").model_dump(mode="json")
+    row = {"project_id": site.project.id, "kind": KIND, "state": "running", "done": 41_000, "total": 120_000}
+    with site.store.write() as conn:
+        conn.execute(desk_schema.job.insert().values(**row, request=request, created_at=site.store.now()))
+    return token
+
+
 @pytest.mark.parametrize(("size", "dark"), [("laptop", False), ("phone", True), ("laptop", True), ("phone", False)])
-def test_every_page_is_accessible_and_fits(site, visit, chromium, size, dark):
+def test_every_page_is_accessible_and_fits(site, visit, chromium, tmp_path, size, dark):
     width, height = SIZES[size]
     at_work(site)
     of = next(c.task_id for c in conflicts(read_quality_facts(site.store, site.project.id)))
-    token = invite(site.store, site.project.id, "labeller", seconds=1000)
+    waiting_run(site, tmp_path / "run")
+    parts = {
+        "{invite}": invite(site.store, site.project.id, "labeller", seconds=1000),
+        "{task}": str(of),
+        "{upload}": large_upload(site),
+    }
     pages = {role: visit(role, width=width, height=height, dark=dark) for role in {r for _, r, _ in SCREENS if r}}
     nobody = chromium.new_context(
         viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
     ).new_page()
     for name, role, path in SCREENS:
         page = pages[role] if role else nobody
-        where = path.replace("{invite}", token).replace("{task}", str(of))
+        where = path
+        for part, value in parts.items():
+            where = where.replace(part, value)
         page.goto(site.address + where if where.startswith("/") else site.path(where))
         page.wait_for_selector("h1")
         if name == "tasks":
             page.locator("progress").first.wait_for()  # htmx fetches it when the page is there
         looked_at(page, name, size, dark)
+        if name == "account":
+            page.get_by_role("button", name="Set up").click()
+            page.wait_for_selector(".qr")
+            looked_at(page, "account-code", size, dark)
         if name == "upload":
             rows = "\n".join('{"prompt": "Name a river.", "completions": ["The Rhine.", "Rome."]}' for _ in range(3))
             data = f'{rows.replace("river", "sea", 1)}\n{{"prompt": ""}}\n'.encode()
@@ -155,7 +214,7 @@ def test_every_page_is_accessible_and_fits(site, visit, chromium, size, dark):
             page.get_by_role("heading", name="What would become of asked.jsonl").wait_for()
             looked_at(page, "upload-seen", size, dark)
     nobody.context.close()
-    visit.trouble[:] = [t for t in visit.trouble if "403" not in t]
+    visit.trouble[:] = [t for t in visit.trouble if "403" not in t and "404" not in t]
 
 
 @pytest.mark.parametrize(("size", "dark"), [("laptop", False), ("phone", True), ("laptop", True), ("phone", False)])
@@ -188,6 +247,47 @@ def test_every_task_is_accessible_and_fits(site, visit, kind, size, dark):
         page.keyboard.press("?")
         page.wait_for_selector("dialog[open]")
         looked_at(page, "keys", size, dark)
+        page.keyboard.press("Escape")
+        in_dialogs(page, size, dark)
+        page.keyboard.press("i")
+        page.keyboard.press("ArrowLeft")
+        looked_at(page, "task-pairs", size, dark)
+
+
+def in_dialogs(page, size, dark):
+    """Why a task is skipped, a critique of some words, and a better version."""
+    page.keyboard.press("s")
+    page.wait_for_selector("dialog[open]")
+    looked_at(page, "task-skip", size, dark)
+    page.keyboard.press("Escape")
+    page.locator("article.answer", has_text="no charge").focus()
+    page.keyboard.press("c")
+    page.fill("#critique-text", "Says what it costs, and offers two times to choose from.")
+    looked_at(page, "task-critique-words", size, dark)
+    page.keyboard.press("Escape")
+    page.keyboard.press("e")
+    better = page.locator("#better-text")
+    better.fill(better.input_value().replace("Of course, I can move the booking for you.", "Of course."))
+    looked_at(page, "task-improve", size, dark)
+    page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize(("size", "dark"), [("laptop", False), ("phone", True), ("laptop", True), ("phone", False)])
+def test_practice_fits_and_so_does_an_empty_desk(site, visit, size, dark):
+    width, height = SIZES[size]
+    why = "Both times are named and the cost is said. “No.” is no answer that a guest can act on."
+    site.task("rank", ANSWERS, gold={"tiers": [1, 2, 4, 3], "explanation": why}, practice=True)
+    page = visit("labeller", width=width, height=height, dark=dark)
+    page.goto(site.path("work"))
+    page.wait_for_selector(".step")
+    shown = [next(a for a in PLACES if a in card) for card in page.locator("article.answer").all_inner_texts()]
+    for key in (*(PLACES[a] for a in shown), "Enter"):
+        page.keyboard.press(key)
+    page.get_by_text("Both times are named").wait_for()
+    looked_at(page, "practice", size, dark)
+    page.click("dialog button.primary")
+    page.get_by_text("nothing for you to do").wait_for()
+    looked_at(page, "desk-empty", size, dark)
 
 
 def test_a_page_holds_together_at_200_percent(site, visit):
