@@ -6,13 +6,13 @@ import * as diff from "./diff.js";
 
 export const LETTERS = "ABCDEFGHI";
 
-// A dialog that resolves to what its form gave, or null.
-export function ask(title, content, { button = "Save", value }) {
+// A dialog that resolves to what its form gave, or null. One that only tells (`tells`) has nothing to cancel.
+export function ask(title, content, { button = "Save", tells = false, value }) {
   const opener = document.activeElement;
   const cancel = el("button", { type: "button" }, "Cancel");
   const form = el(
     "form", {}, el("h2", { id: "ask-title" }, title), content,
-    el("p", { class: "buttons" }, el("button", { class: "primary" }, button), cancel),
+    el("p", { class: "buttons" }, el("button", { class: "primary" }, button), ...(tells ? [] : [cancel])),
   );
   const dialog = el("dialog", { "aria-labelledby": "ask-title" }, form);
   document.body.append(dialog);

@@ -296,7 +296,7 @@ class Desk {
     const order = practice.tiers.map((tier, i) => [tier, "ABCDEFGHI"[i]]).sort((a, b) => a[0] - b[0]);
     const lines = order.map(([tier, letter]) => el("li", {}, `Place ${tier}: ${letter}`));
     const content = el("div", {}, el("p", {}, practice.score === 1 ? "You agree with the lead on every place." : "The lead's order:"), el("ul", {}, ...lines), el("p", {}, practice.explanation));
-    return ask("Practice", content, { button: "Next task", value: () => true });
+    return ask("Practice", content, { button: "Next task", tells: true, value: () => true });
   }
 
   async skip() {
@@ -320,7 +320,7 @@ class Desk {
   help() {
     const save = (keys) => this.fetch("keys/own", "PUT", { keys }).catch(() => {});
     const sheet = this.keys.sheet(this.view?.keys ?? [], save);
-    ask("Keys", el("div", {}, el("p", { class: "hint" }, "Single keys rest while you write. Click into a field and press a key to change it."), sheet), { button: "Close", value: () => true });
+    ask("Keys", el("div", {}, el("p", { class: "hint" }, "Single keys rest while you write. Click into a field and press a key to change it."), sheet), { button: "Close", tells: true, value: () => true });
   }
 }
 
