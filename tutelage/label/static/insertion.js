@@ -55,6 +55,8 @@ export class Insertion {
     this.draw();
     const [old, fresh] = this.pair;
     this.cards.focus(old);
+    // Where the question stays above the cards, the first card begins below it, not behind it.
+    if (matchMedia("(max-width: 60rem)").matches) this.cards.elements[old].scrollIntoView({ block: "start" });
     this.desk.say(`Which is better, ${LETTERS[old]} or ${LETTERS[fresh]}? Left: ${LETTERS[old]}. Right: ${LETTERS[fresh]}. Down: as good.`);
   }
 
