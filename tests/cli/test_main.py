@@ -39,7 +39,7 @@ OPTIONS = {
     "report": ["--json", "folder"],
     "reward": RUN,
     "rloo": RUN,
-    "run": [*RUN, "--wait"],
+    "run": [*RUN, "--profile", "--wait"],
     "sample": ["--json", "--model", "--out", "--prompt", "--prompts", "--top-p", "-n", *DRAWN],
     "score": ["--data", "--json", "--model", "--out"],
     "serve": ["--host", "--key-env", "--max-tokens", "--port", "--stage", "--store", "where"],
