@@ -79,6 +79,18 @@ def problem(lengths, queries, groups, width, has_norms):
     return qkv_NC, rows, heads, norms
 
 
+def assert_attends_as(slow, qkv_NC, rows, heads, norms, grad_NO):
+    """Attention and its gradients, of the rows and of the norms' weights, are those of the plain function."""
+    expected_NO, slopes = gradients(slow, [qkv_NC, *norms], grad_NO)
+    kept = norms or (None, None)
+    out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, *kept)
+    assert_near(out_NO, expected_NO, 2 * ROUNDING)
+    got = kernels.attention_backward(grad_NO, qkv_NC, out_NO, lse_NH, rows, heads, *kept)
+    assert_near(got[0], slopes[0], 3 * ROUNDING)
+    for got_K, slope_K in zip(got[1:], slopes[1:], strict=True) if norms else ():
+        assert_near(got_K, slope_K, 4 * ROUNDING)
+
+
 @pytest.mark.parametrize(("lengths", "queries", "groups", "width", "has_norms"), ROTATED)
 def test_attention_and_its_gradient(lengths, queries, groups, width, has_norms):
     qkv_NC, rows, heads, norms = problem(lengths, queries, groups, width, has_norms)
@@ -91,13 +103,7 @@ def test_attention_and_its_gradient(lengths, queries, groups, width, has_norms):
             scaling=heads.scaling, eps=heads.eps, q_norm_K=q_norm, k_norm_K=k_norm,
         )  # fmt: skip
 
-    expected_NO, slopes = gradients(slow, [qkv_NC, *(norms if has_norms else [])], grad_NO)
-    out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, *norms)
-    assert_near(out_NO, expected_NO, 2 * ROUNDING)
-    got = kernels.attention_backward(grad_NO, qkv_NC, out_NO, lse_NH, rows, heads, *norms)
-    assert_near(got[0], slopes[0], 3 * ROUNDING)
-    for got_K, slope_K in zip(got[1:], slopes[1:], strict=True) if has_norms else ():
-        assert_near(got_K, slope_K, 4 * ROUNDING)
+    assert_attends_as(slow, qkv_NC, rows, heads, norms if has_norms else (), grad_NO)
 
 
 @pytest.mark.parametrize(("queries", "groups", "width", "has_norms"), [(4, 2, 32, True), (3, 3, 64, False)])
@@ -126,13 +132,7 @@ def test_branches_see_their_trunk_and_themselves(trunk, branches, queries, group
         ).split([*map(len, spans), 20])  # fmt: skip
         return torch.cat([alone[0][:trunk], *(out[trunk:] for out in alone[:-1]), alone[-1]])
 
-    expected_NO, slopes = gradients(slow, [qkv_NC, *(norms if has_norms else [])], grad_NO)
-    out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, *norms)
-    assert_near(out_NO, expected_NO, 2 * ROUNDING)
-    got = kernels.attention_backward(grad_NO, qkv_NC, out_NO, lse_NH, rows, heads, *norms)
-    assert_near(got[0], slopes[0], 3 * ROUNDING)
-    for got_K, slope_K in zip(got[1:], slopes[1:], strict=True) if has_norms else ():
-        assert_near(got_K, slope_K, 4 * ROUNDING)
+    assert_attends_as(slow, qkv_NC, rows, heads, norms if has_norms else (), grad_NO)
 
 
 @pytest.mark.parametrize("at", [0, 31, 32, 63, 64, 100])

@@ -277,7 +277,7 @@ def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
     verify(folder)
     facts = json.loads((folder / CARD).read_text(encoding="utf-8"))
     # Cards of before 2026-12 have neither `read` nor `weigh`: those models read one token and weigh as they say.
-    form: dict[str, Any] = {"read": facts.get("read", "token"), "weigh": facts.get("weigh", "fixed")}
+    form = {name: facts[name] for name in ("read", "weigh") if name in facts}
     model = new_reward_model(str(folder), facts["kind"], aspects=facts["aspects"], **form, seed=0)
     own = load_file(folder / HEAD)
     found = {k: tuple(v.shape) for k, v in own.items()}
