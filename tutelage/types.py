@@ -155,6 +155,16 @@ class DemonstrationGiven(Fact):
     completion_id: str
 
 
+class DemonstrationProposed(Fact):
+    """A person's own ideal answer that waits for a reviewer: it trains nothing itself.
+
+    Accepted, it is followed by the reviewer's demonstration, whose key names this event: `store/candidates.py`.
+    """
+
+    kind: Literal["proposal"] = "proposal"
+    completion_id: str
+
+
 class CorrectionGiven(Fact):
     """An edited completion: the new one is better than the old one (a pair), and is a demonstration."""
 
@@ -198,7 +208,16 @@ class Skip(Fact):
 
 
 Judgement = Annotated[
-    Ranking | Adjudication | Rating | DemonstrationGiven | CorrectionGiven | Critique | Thumb | Flag | Skip,
+    Ranking
+    | Adjudication
+    | Rating
+    | DemonstrationGiven
+    | DemonstrationProposed
+    | CorrectionGiven
+    | Critique
+    | Thumb
+    | Flag
+    | Skip,
     Field(discriminator="kind"),
 ]
 

@@ -83,7 +83,7 @@ def test_a_proposal_is_decided_once(store, project):
     add_candidates(store, project.id, [new()])
     decided(store, project)
     for decision in ("accepted", "edited", "rejected"):
-        with pytest.raises(ConflictError, match="decided already"):
+        with pytest.raises(ConflictError, match="waits no more"):
             decided(store, project, decision)
     assert len(list(events(store))) == 1
 

@@ -16,6 +16,7 @@ from tutelage.types import (
     CorrectionGiven,
     Critique,
     DemonstrationGiven,
+    DemonstrationProposed,
     Fact,
     Feedback,
     Flag,
@@ -108,7 +109,8 @@ def judgements(answer: Answer, held: Held, project: Project, texts: Sequence[str
         case "demonstrate":
             made = Completion(prompt_id=held.task.prompt_id, text=_text(answer), origin="human")
             written.append(made)
-            found.append(DemonstrationGiven(completion_id=made.id))
+            waits = project.settings.review_demonstrations
+            found.append((DemonstrationProposed if waits else DemonstrationGiven)(completion_id=made.id))
         case "correct":
             found.append(_corrected(held, texts, answer.card, _text(answer), written))
         case "critique":

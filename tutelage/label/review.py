@@ -82,7 +82,7 @@ def with_findings(store: Store, project: Project, given: Sequence[NewCandidate])
 
 
 def known_texts(store: Store, project: Project, *, besides: int = 0) -> list[str]:
-    """The project's proposals but for one, and its demonstrations."""
+    """The project's candidates but for one, and its demonstrations."""
     proposed = [text for _, text in texts(store, project.id, besides=besides)]
     given = current(store, kinds=["demonstration", "correction"], sources=sources_of(store, project))
     ids = []

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from tutelage.errors import ConflictError, StoreError
 from tutelage.store import desk_schema, schema
+from tutelage.store.candidates import propose_within, take_back_within
 from tutelage.store.completions import add_within
 from tutelage.store.db import Store
 from tutelage.store.feedback import record_within, stored_row
@@ -235,6 +236,7 @@ def answer(
         if written:
             add_within(conn, written)
         stored = record_within(conn, store.now(), feedbacks)
+        propose_within(conn, held.task.project_id, stored, written)
         is_late = row.state == "expired"
         closed = {"state": state, "answered_at": store.seconds(), "is_late": int(is_late), "answer_key": mark}
         conn.execute(_CHANGE, {"number": held.id, "score": score, **closed})
@@ -304,7 +306,10 @@ def revise(
         if done is None:
             if written:
                 add_within(conn, written)
-            record_within(conn, store.now(), _successors(held, current_events(conn, held), feedbacks, prefix))
+            old = current_events(conn, held)
+            take_back_within(conn, old)
+            stored = record_within(conn, store.now(), _successors(held, old, feedbacks, prefix))
+            propose_within(conn, held.task.project_id, stored, written)
         return current_events(conn, held)
 
 

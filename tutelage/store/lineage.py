@@ -1,5 +1,6 @@
 """Model versions and where they came from: from any weights back to the people whose judgement shaped them."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from sqlalchemy import Connection
 
 from tutelage.errors import StoreError
 from tutelage.store import feedback, schema
+from tutelage.store.candidates import ACCEPTED
 from tutelage.store.db import Store
 from tutelage.types import ModelVersion, Stage
 
@@ -101,22 +103,29 @@ def trace(store: Store, version_id: str) -> Lineage:
 
 
 def _shares(conn: Connection, snapshot_hash: str | None) -> tuple[Share, ...] | None:
-    """Who stands behind a snapshot: counted from the events, which cannot have changed since it was frozen."""
+    """Who stands behind a snapshot: counted from the events, which cannot have changed since it was frozen.
+
+    A demonstration that a reviewer accepted counts for the reviewer and for the person who wrote it.
+    """
     table, event, labeler = schema.snapshot, schema.event, schema.labeler
     row = conn.execute(sa.select(table).where(table.c.hash == snapshot_hash)).first() if snapshot_hash else None
     if row is None:
         return None
-    n = sa.func.count().label("n")
-    query = (
-        sa.select(event.c.labeler, labeler.c.kind, n)
-        .join(labeler)
-        .where(
-            event.c.seq <= row.seq_upto,
-            event.c.kind != "skip",
-            feedback.not_superseded(row.seq_upto),
-            *feedback.among(None, None, row.query["sources"]),
+    frozen = [
+        event.c.seq <= row.seq_upto,
+        event.c.kind.not_in(("skip", "proposal")),
+        feedback.not_superseded(row.seq_upto),
+        *feedback.among(None, None, row.query["sources"]),
+    ]
+    proposal = event.alias("proposal")
+    accepted = event.c.idempotency_key == sa.literal(ACCEPTED + feedback.EVENT) + proposal.c.idempotency_key
+    n: Counter[tuple[str, str]] = Counter()
+    for of, said in ((event, sa.true()), (proposal, sa.and_(proposal.c.kind == "proposal", accepted))):
+        query = (
+            sa.select(of.c.labeler, labeler.c.kind, sa.func.count().label("n"))
+            .join(labeler, labeler.c.pseudonym == of.c.labeler)
+            .where(*frozen, said)
+            .group_by(of.c.labeler, labeler.c.kind)
         )
-        .group_by(event.c.labeler, labeler.c.kind)
-        .order_by(n.desc(), event.c.labeler)
-    )
-    return tuple(Share(r.labeler, r.kind, int(r.n)) for r in conn.execute(query))
+        n.update({(r.labeler, r.kind): int(r.n) for r in conn.execute(query)})
+    return tuple(Share(*who, judgements) for who, judgements in sorted(n.items(), key=lambda i: (-i[1], i[0])))

@@ -58,6 +58,7 @@ class ProjectSettings(Fact):
     gold_share: float = Field(default=0.05, ge=0, le=0.5)  # checks with a known answer
     repeat_share: float = Field(default=0.0, ge=0, le=0.5)  # own old tasks again, unseen as such
     repeat_after_days: float = Field(default=7.0, ge=0)
+    review_demonstrations: bool = False  # what people write waits for a reviewer before it is trained on
     blur_sensitive: bool = False  # completions are blurred until a key reveals them
     break_minutes: float = Field(default=50.0, ge=0)  # after so long at work the page suggests a pause; 0 = never
 

@@ -48,7 +48,8 @@ def work(who: Who) -> Response:
         "mark": who.form_mark,
         "labeler": who.labeler,
         "settings": settings.model_dump(
-            mode="json", include={"aspects", "flags", "steps", "blur_sensitive", "break_minutes"}
+            mode="json",
+            include={"aspects", "flags", "steps", "blur_sensitive", "break_minutes", "review_demonstrations"},
         ),
         "lease_s": settings.lease_minutes * 60,
         "keys": who.account.preferences["keys"] if "keys" in who.account.preferences else {},
@@ -217,7 +218,7 @@ def said(who: Caller, held: Held) -> dict[str, Any]:
                 told["flags"].append({"card": card, "category": j.category, "note": j.note})
             case "critique":
                 told["critiques"].append({"card": place[j.completion_id], "text": j.text, "span": j.span})
-            case "demonstration":
+            case "demonstration" | "proposal":
                 told["text"] = get_completions(who.store, [j.completion_id])[0].text
             case "correction":
                 better = {"text": get_completions(who.store, [j.corrected_id])[0].text, "card": place[j.completion_id]}

@@ -29,6 +29,7 @@ Line = Annotated[str, Form(max_length=200)]
 DAY = 86400.0
 NUMBERS = ("steps", "overlap", "lease_minutes", "revise_minutes", "random_share", "gold_share", "repeat_share",
            "repeat_after_days", "break_minutes")  # fmt: skip
+SWITCHES = ("blur_sensitive", "review_demonstrations")
 HOME = {"labeller": "work", "reviewer": "work", "lead": "tasks", "owner": "tasks"}
 
 
@@ -162,7 +163,8 @@ def new_settings(who: Who, form: Annotated[dict[str, str], Depends(form_of)]) ->
     values["mix"] = {kind: _field(form, f"mix_{kind}") or 0 for kind in TASK_KINDS}
     for name in NUMBERS:
         values[name] = _field(form, name)
-    values["blur_sensitive"] = "blur_sensitive" in form
+    for name in SWITCHES:
+        values[name] = name in form
     change_settings(who.store, who.project.id, values, _field(form, "name"))
     note(who.store, "settings changed", project_id=who.project.id, account_id=who.account.id)
     return go(who.path("settings"))

@@ -9,7 +9,7 @@ from tutelage.label.reader import MAX_TEXT
 from tutelage.label.render import go, page
 from tutelage.label.review import KINDS, findings, known_texts, pieces
 from tutelage.store.access import note
-from tutelage.store.candidates import Candidate, Decision, counts, decide, find_candidate, pending
+from tutelage.store.candidates import Candidate, Decision, counts, decide, find_candidate, own_pending, pending
 from tutelage.store.prompts import get_prompt
 from tutelage.store.sources import own_source
 
@@ -23,10 +23,10 @@ SOURCE = "reviewed"  # of the demonstrations that come of it
 
 @routes.on("GET", "/p/{slug}/review", REVIEWERS)
 def queue(who: Who, after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0) -> Response:
-    """The oldest proposal that nobody has decided; `after` lays those before it aside for this visit."""
-    found = pending(who.store, who.project.id, after=after, limit=1)
+    """The oldest proposal that nobody has decided and somebody else wrote; `after` lays those before it aside."""
+    found = pending(who.store, who.project.id, reviewer=who.labeler, after=after, limit=1)
     if not found and after:
-        found = pending(who.store, who.project.id, limit=1)
+        found = pending(who.store, who.project.id, reviewer=who.labeler, limit=1)
     return _page(who, found[0] if found else None)
 
 
@@ -48,7 +48,7 @@ def decided(
         raise Refused(422, "The text is empty or holds a NUL character. Write the answer, or reject the proposal.")
     if do == "check":
         if found.state != "pending":
-            raise Refused(409, "This proposal was decided already, by another reviewer perhaps.")
+            raise Refused(409, "This proposal waits no more: it was decided, or its author revised it.")
         return _page(who, found, edited)
     if do == "reject" and reason not in REASONS:
         raise Refused(422, f"Say why it is rejected: one of {', '.join(REASONS)}.")
@@ -70,12 +70,18 @@ def decided(
 
 
 def _page(who: Caller, found: Candidate | None, edited: str | None = None) -> Response:
-    values: dict[str, Any] = {"one": found, "counts": counts(who.store, who.project.id), "reasons": REASONS}
+    values: dict[str, Any] = {
+        "one": found,
+        "counts": counts(who.store, who.project.id),
+        "own": own_pending(who.store, who.project.id, who.labeler),
+        "reasons": REASONS,
+    }
     if found is not None:
         prompt = get_prompt(who.store, found.prompt_id)
         text = found.text if edited is None else edited
-        pointed = found.findings  # of the text as it came; a text that was edited is looked through anew
-        if edited is not None:
+        # What came by a file was looked through on its way in, all at once; a text from the desk or edited, now.
+        pointed = found.findings
+        if edited is not None or found.origin == "human":
             pointed = findings(text, prompt, known_texts(who.store, who.project, besides=found.id))
         values |= {
             "prompt": prompt,

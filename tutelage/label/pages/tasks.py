@@ -275,7 +275,7 @@ def _answer(who: Caller, held: Held) -> dict[str, Any]:
                 said.append(f"flag: {j.category}")
             case "critique":
                 said.append(f"“{j.text}”")
-            case "demonstration":
+            case "demonstration" | "proposal":
                 said.append(get_completions(who.store, [j.completion_id])[0].text)
             case "correction":
                 said.append(f"corrected: {get_completions(who.store, [j.corrected_id])[0].text}")

@@ -37,7 +37,8 @@ export class Demonstrate {
   constructor(task, settings, desk) {
     this.cards = new Cards(task, settings, desk); // none; the prompt alone can be flagged
     this.editor = new Editor("Your answer, as it should be", desk);
-    this.root = el("div", {}, el("h2", { class: "step" }, "Write the ideal answer"), this.editor.root);
+    const waits = settings.review_demonstrations ? [el("p", { class: "hint" }, "A reviewer reads it before a model learns from it. My page tells what became of it.")] : [];
+    this.root = el("div", {}, el("h2", { class: "step" }, "Write the ideal answer"), this.editor.root, ...waits);
   }
 
   get keys() {
