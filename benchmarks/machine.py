@@ -1,6 +1,7 @@
 """This machine: what it is, which cores a process may use, and how fast it multiplies and reads right now."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import mmap
 import os
@@ -35,9 +36,16 @@ def facts() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
+        "boot": boot(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "commit": _commit(),
     }
+
+
+def boot() -> str:
+    """Tells this start of this machine from any other: rented ones of one name differ by a fifth in speed."""
+    found = Path("/proc/sys/kernel/random/boot_id")
+    return hashlib.sha256(found.read_bytes()).hexdigest()[:8] if found.exists() else platform.node()
 
 
 def cpu_name() -> str:

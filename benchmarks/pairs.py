@@ -205,7 +205,7 @@ def conclude(
     **more: Any,
 ) -> dict[str, Any]:
     """Drops what was not quiet, and writes the line of a comparison."""
-    quiet = quiet_probe(probes, options.threads)
+    quiet = quiet_probe(probes, options.threads, options.keep or RESULTS)
     kept = quiet_rounds(probes, quiet)
     line = head(bench, case, options) | {
         "probe": {
@@ -249,16 +249,19 @@ def _ratio(
     return Spread(statistics.median(mine) / statistics.median(other), min(each), max(each)).to_json()
 
 
-def quiet_probe(probes: Sequence[Mapping[str, float]], threads: int) -> dict[str, float]:
-    """The quiet value: the median of the best probes of this run and of all earlier ones on this machine.
+def quiet_probe(probes: Sequence[Mapping[str, float]], threads: int, results: Path = RESULTS) -> dict[str, float]:
+    """The quiet value: the median of the best probes of this run and of all earlier ones since this machine's start.
 
     The best of all would be the luckiest moment ever, which hardly any other moment comes near.
     """
     me = machine.facts()
     alike = [
         row["probe"]["best"]
-        for row in read_results()
-        if "probe" in row and all(row[k] == me[k] for k in ("cpu", "cores", "device")) and row["threads"] == threads
+        for row in read_results(results)
+        if "probe" in row
+        and "boot" in row
+        and all(row[k] == me[k] for k in ("boot", "cores", "device"))
+        and row["threads"] == threads
     ]
     best = {name: max(p[name] for p in probes) for name in probes[0]}
     return {name: statistics.median([best[name], *(row[name] for row in alike)]) for name in best}

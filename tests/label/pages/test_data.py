@@ -123,6 +123,7 @@ def test_the_way_out_is_for_owners_and_leads(answered):
 
 def test_the_reference_names_every_call_of_the_api(house):
     page = house.person("lead").client.get(house.path("data/api"))
+    assert "`" not in page.text and "<code>supersedes</code>" in page.text, "code stands as code"
     paths = list(house.app.openapi()["paths"])
     assert page.status_code == 200 and len(paths) >= 9
     assert all(f"<code>{path}</code>" in page.text for path in paths)

@@ -206,7 +206,9 @@ def labels(
 ) -> dict[str, Any]:
     """Judgements in the order in which they came, with the prompt and the completions that they name. An event that
     replaces an older one says so in `supersedes`. `policy` and `selection_probability` tell how the task was chosen
-    among those of its kind; null where it was not handed out here. Ask again with `next_after` while `more` is true."""
+    among those of its kind; null where it was not handed out here. A `proposal` is a demonstration that waits for a
+    reviewer and teaches nothing; accepted, a `demonstration` of hers follows, whose key is `candidate:event:` and the
+    proposal's. Ask again with `next_after` while `more` is true."""
     sources = sources_of(who.store, who.project)
     found = list(islice(events(who.store, after_seq=after_seq, sources=sources), limit + 1))
     chosen = choices(who.store, found[:limit])
