@@ -112,6 +112,7 @@ def main() -> None:
             cache=options.cache,
             **task,
         )
+    step_bytes = shape.step_bytes(batch, options.threads, options.prompt + sum(lengths) / n / 2)
     sides += pairs.peer("vllm", options.vllm_python, "vllm_generate.py", options, **task)
     pairs.compare(
         "decode",
@@ -127,7 +128,9 @@ def main() -> None:
         operations=shape.rollout(n, options.prompt, n, sum(lengths) / n),
         step_operations_per_token=2 * shape.weights,
         weight_bytes=shape.decode_bytes(),
-        read_bytes=shape.decode_bytes() if batch == 1 or machine.device() == "cuda" else 0,
+        step_bytes=step_bytes,
+        # One sequence, or a card with room for all of them in flight: the weights are what counts.
+        read_bytes=shape.decode_bytes() if batch == 1 or machine.device() == "cuda" else step_bytes,
     )
 
 

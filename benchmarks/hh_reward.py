@@ -53,7 +53,9 @@ def read(path: Path, aspect: str = "overall") -> list[RankedGroup]:
 def fit(
     model: RewardModel, groups: Sequence[RankedGroup], args: argparse.Namespace, *, epochs: int, head_prior: float
 ) -> None:
-    cfg = loop.RewardConfig(prompts_per_step=32, epochs=epochs, ties="half", head_prior=head_prior)
+    cfg = loop.RewardConfig(
+        prompts_per_step=32, epochs=epochs, ties="half", head_prior=head_prior, ngram_prior=args.ngram_prior
+    )
     groups, n_shortened = without_oldest_turns(groups, model.row)
     rows, n_long = ranked_rows(groups, model.row)
     compute = ComputeConfig(precision="bf16" if has_fast_bf16() else "fp32", microbatch_tokens=4096)
@@ -80,7 +82,9 @@ def fresh(start: RewardModel, args: argparse.Namespace, aspects: Sequence[str]) 
     """Fresh heads on a copy of the backbone; of one aspect, the heads that `start` has."""
     weigh: Weighing = "prompt" if len(aspects) > 1 else "fixed"
     equal = {name: 1 / len(aspects) for name in aspects}
-    model = new_reward_model(args.base, args.kind, aspects=equal, read=args.read, weigh=weigh, seed=args.seed)
+    model = new_reward_model(
+        args.base, args.kind, aspects=equal, read=args.read, weigh=weigh, n_cells=args.ngram_cells, seed=args.seed
+    )
     if len(aspects) > 1:
         model.backbone.load_state_dict(start.backbone.state_dict())
     else:
@@ -107,6 +111,8 @@ def main() -> None:
     parser.add_argument("--run", type=int, default=5, help="how many of the folds to run")
     parser.add_argument("--read", choices=("token", "answer"), default="answer")
     parser.add_argument("--head-prior", type=float, default=0.7)
+    parser.add_argument("--ngram-cells", type=int, default=0)
+    parser.add_argument("--ngram-prior", type=float, default=0.7)
     parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--seed", type=int, default=1)
@@ -114,7 +120,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sets = {"helpful": read(args.helpful, "helpful"), "harmless": read(args.harmless, "harmless")}
-    start = new_reward_model(args.base, args.kind, aspects=None, read=args.read, seed=args.seed)
+    start = new_reward_model(
+        args.base, args.kind, aspects=None, read=args.read, n_cells=args.ngram_cells, seed=args.seed
+    )
     if args.pretrain:
         ours = {normalise(first_turn(g)) for groups in sets.values() for g in groups}
         other = [g for path in args.pretrain for g in read(path) if normalise(first_turn(g)) not in ours]

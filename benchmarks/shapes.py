@@ -6,6 +6,8 @@ multiply-add as two operations, so a share of the limit is never flattered. Know
 
 from dataclasses import dataclass
 
+MOST_ROWS = 64  # that a thread decodes together, as in native/decode.cpp
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -40,6 +42,12 @@ class Shape:
     def decode_bytes(self) -> int:
         """bf16 weights that one decoded token reads."""
         return 2 * self.weights
+
+    def step_bytes(self, batch: int, threads: int, positions: float) -> int:
+        """What a decoding step reads: all weights for each part of the rows, and what every slot holds, in bf16."""
+        rows = min(-(-batch // threads), MOST_ROWS)
+        held = 2 * 2 * self.layers * self.groups * self.head_width * positions
+        return round(-(-batch // rows) * self.decode_bytes() + batch * held)
 
     def forward(self, tokens: float, predicted: float = 0) -> float:
         """Operations of a pass over `tokens`, of which `predicted` need logits."""

@@ -30,6 +30,15 @@ def test_a_figure_is_held_against_its_bar() -> None:
     assert [f.is_met for f in bad] == [False, False]
 
 
+def test_a_decoding_step_stands_beside_what_its_reading_allows() -> None:
+    # 16 tokens of 10^9 operations in 0.4 s are 40 of 100; 8 GB at 40 GB/s take 0.2 s, so 80 would be the most
+    mine = {"step_tokens_s": 40, "seconds": 1.0, "rate": {"median": 30, "low": 30, "high": 30}}
+    line = sft(1, 1) | {"bench": "decode", "lengths": "equal", "batch": 16, "threads": 1, "sides": {"tutelage": mine}}
+    line |= {"operations": 30e9, "step_operations_per_token": 1e9, "step_bytes": 8e9, "read_gb_s": 40}
+    (found,) = figures([line])
+    assert found.measured == "40% (prompts included 30%; its reading alone allows 80%)" and not found.is_met
+
+
 def test_the_newest_line_counts_and_machines_stand_apart(tmp_path) -> None:
     other = sft(10, 1.5) | {"cpu": "another"}
     text = page([sft(60, 5.5), other, sft(54, 4.9)], tmp_path)

@@ -21,6 +21,13 @@ def test_operations_by_hand() -> None:
     assert TINY.rollout(1, 3, 2, 4) == 2 * 84 * 3 + 2 * 20 * 2 + 2 * 104 * 8
 
 
+def test_bytes_of_a_decoding_step_by_hand() -> None:
+    # 104 weights and, of each of 6 positions in 3 slots, a key and a value of 2, in 2 bytes each
+    assert TINY.step_bytes(3, 1, 6) == 2 * 104 + 3 * 6 * 2 * 2 * 2
+    assert TINY.step_bytes(3, 2, 6) - TINY.step_bytes(3, 1, 6) == 2 * 104  # two threads read all weights twice
+    assert TINY.step_bytes(130, 2, 0) == 3 * 2 * 104  # 64, 64 and 2 rows
+
+
 def test_a_shared_prompt_is_counted_once() -> None:
     apart, shared = TINY.rloo(8, 1, 64, 16), TINY.rloo(1, 8, 64, 16)
     # rollout, reference and reward pass forward once, training three times: 6 passes over 7 prompts less

@@ -3,6 +3,8 @@
 S running sequences, G key heads, T positions a slot can hold, K head width, W padded head width, V vocabulary.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -27,20 +29,24 @@ def layer_of(*sizes, seed):
     return Paired(pair(noise(*sizes, seed=seed).bfloat16()), *sizes)
 
 
-@pytest.fixture(scope="module")
-def weights():
+def weights_of(vocabulary, inner):
     layers = [
         LayerWeights(
-            layer_of(HEADS.columns, D, seed=i), layer_of(D, 2 * K, seed=i + 1), layer_of(40, D, seed=i + 2),
-            layer_of(40, D, seed=i + 3), layer_of(D, 40, seed=i + 4), torch.ones(D), torch.ones(D), None, None, 1e-5,
-            None,
+            replace(layer_of(HEADS.columns, D, seed=i), bias_O=noise(HEADS.columns, seed=i + 5).bfloat16()),
+            layer_of(D, 2 * K, seed=i + 1), layer_of(inner, D, seed=i + 2), layer_of(inner, D, seed=i + 3),
+            layer_of(D, inner, seed=i + 4), torch.ones(D), torch.ones(D), None, None, 1e-5, None,
         )
         for i in (10, 20)
     ]  # fmt: skip
     angle_TK = noise(64, K // 2, seed=3).repeat(1, 2)
-    embedding_VD = noise(V, D, seed=1, scale=1.0)
-    head = layer_of(V, D, seed=2)
+    embedding_VD = noise(vocabulary, D, seed=1, scale=1.0)
+    head = layer_of(vocabulary, D, seed=2)
     return DecoderWeights(embedding_VD, layers, torch.ones(D), head, HEADS, 1e-5, angle_TK.cos(), angle_TK.sin())
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return weights_of(V, 40)
 
 
 def open_decoder(weights, slots=70):
@@ -86,6 +92,24 @@ def test_a_row_does_not_depend_on_its_company_or_the_threads(weights, n_threads)
     for i in range(67):
         alone_SV = open_decoder(weights)[0].logits(token_S[i : i + 1], position_S[i : i + 1])
         assert torch.equal(alone_SV[0], together_SV[i])
+
+
+@pytest.mark.parametrize("n", [1, 7, 23])
+def test_threads_that_share_out_columns_change_no_bit(n):
+    # More weights than a thread's cache holds, and so few rows a thread that each reads only a part of them.
+    large = weights_of(40_003, 2_001)
+    token_S, position_S = inputs(n)
+    uniform_S = uniform(np.arange(n, dtype=np.uint64), np.zeros(n, dtype=np.uint64))
+    found = []
+    for n_threads in (1, 3):
+        torch.set_num_threads(n_threads)
+        try:
+            decoder, keys, values = open_decoder(large)
+            drawn = decoder.draw(token_S, position_S, uniform_S, temperature=1.0)
+            found.append([*drawn, decoder.logits(token_S, position_S), *keys, *values])
+        finally:
+            torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_a_slot_gets_its_own_key_and_value_and_no_other_is_touched(weights):

@@ -5,13 +5,20 @@
 //   rotated_keys   the keys of a prompt, normed and rotated as attention_forward does by itself
 //
 // The same roundings to bf16 in the same places as in a training pass. A row is computed by itself, to the bit, so a
-// sample does not depend on what runs beside it; threads share the rows out.
+// sample does not depend on what runs beside it.
+//
+// Many rows are shared out among the threads, which then need not meet until the end. Where each would get too few to make
+// reading the weights worth while, the columns of every layer are shared out instead, so that each weight is read once.
 #include <cmath>
 
 #include "linear.h"
 #include "rotate.h"
 
-static const long MOST_ROWS = 64;  // that a thread decodes together: what is at work stays in its cache
+static const long MOST_ROWS = 64;   // that a thread decodes together: what is at work stays in its cache
+static const long FEW_ROWS = 8;     // of a thread, below which it waits for weights more than it multiplies
+static const long PARTS = 4;        // of a piece of work for each thread: one that a neighbour holds up does fewer
+static const long NEAR = 1 << 21;  // weights of a model that stays in a thread's own cache
+static const long SMALL = 1 << 14;  // numbers to read or write, below which other threads would come too late to help
 
 struct Layer {
     Linear qkv, attended, gate, up, down;
@@ -40,14 +47,68 @@ static void norm_rows(const float* x, const float* weight, float eps, bf16* h, l
     }
 }
 
+// The rows that are decoded together: slots `slot` to `slot + n`.
+struct Rows {
+    long slot, n;
+    float* x;                                // [n, width]
+    bf16 *h, *qkv, *attended, *gated;        // [whole, padded width of each]
+    const int64_t* position;
+};
+
+// work(first, end) over parts of `count` units, each a multiple of `least` but the last; numbers: read or written by all.
+// The caller has set up the tile registers.
+template <class F>
+static void share_range(long count, long least, long numbers, int n_threads, F work) {
+    if (n_threads == 1 || numbers < SMALL) return work(0, count);
+    const long wanted = n_threads * PARTS, each = ((count + wanted - 1) / wanted + least - 1) / least * least;
+    share((count + each - 1) / each, n_threads, [&](long part) {
+        work(part * each, (part + 1) * each < count ? (part + 1) * each : count);
+    });
+}
+
+// done(first column, how many, first row, rows, sums) for each panel of x W^T, columns shared out; sums: PANEL a row.
+template <class F>
+static void share_columns(const Linear& layer, const bf16* x, const Rows& rows, int n_threads, F done) {
+    share_range(layer.out, 32, layer.out * layer.in, n_threads, [&](long first, long end) {
+        scratch.reset(MOST_ROWS * PANEL * 4 + 64);
+        float* sums = scratch.take<float>(MOST_ROWS * PANEL);
+        for (long row = 0; row < rows.n; row += MOST_ROWS) {
+            const long n = rows.n - row < MOST_ROWS ? rows.n - row : MOST_ROWS;
+            for (long j = first; j < end; j += PANEL) {
+                const long count = panel(layer, j, end, x + row * padded(layer.in), whole_steps(n), sums);
+                done(j, count, row, n, sums);
+            }
+        }
+    });
+}
+
+// h = norm(x).
+static void norm(const Decoder& m, const float* weight, const Rows& rows, int n_threads) {
+    share_range(rows.n, 1, rows.n * m.width, n_threads, [&](long first, long end) {
+        norm_rows(rows.x + first * m.width, weight, m.eps, rows.h + first * padded(m.width), end - first, m.width,
+                  padded(m.width));
+    });
+}
+
+// out[n, step] = x W^T + bias in bf16.
+static void apply_shared(const Linear& layer, const bf16* x, bf16* out, long step, const Rows& rows, int n_threads) {
+    share_columns(layer, x, rows, n_threads, [&](long j, long count, long row, long n, float* sums) {
+        for (long i = 0; i < n; i++) {
+            fetch_panel_to_write(out + (row + i) * step + j);
+            narrow_sums(layer, j, sums + i * PANEL, out + (row + i) * step + j, count);
+        }
+    });
+}
+
 // x += W h, rounded to bf16 before it is added, as a layer's output is.
-static void add(const Linear& layer, const bf16* h, float* x, long n, long rows, float* sums) {
-    for (long first = 0; first < layer.out; first += PANEL) {
-        const long count = panel(layer, first, h, rows, sums);
-        for (long i = 0; i < n; i++)
+static void add_shared(const Linear& layer, const bf16* h, const Rows& rows, int n_threads) {
+    share_columns(layer, h, rows, n_threads, [&](long j, long count, long row, long n, float* sums) {
+        for (long i = 0; i < n; i++) {
+            float *to = rows.x + (row + i) * layer.out + j, *sum = sums + i * PANEL;
 #pragma omp simd
-            for (long j = 0; j < count; j++) x[i * layer.out + first + j] += widen(narrow(sums[i * PANEL + j]));
-    }
+            for (long l = 0; l < count; l++) to[l] += widen(narrow(sum[l]));
+        }
+    });
 }
 
 // What attention of one row needs besides.
@@ -76,18 +137,26 @@ static inline Floats score_16(const Lanes* query, const bf16* keys, long width, 
     return part[0];
 }
 
-// sums[width] = weight[n] times the values of n positions. Even and odd columns are summed apart: a word holds two.
-static inline void weigh(const float* weight, const bf16* values, long n, long width, float* sums, const bf16* next) {
-    for (long c = 0; c < width; c += 32) {
-        Floats even = {}, odd = {};
-        for (long t = 0; t < n; t++) {
-            fetch(next + t * width + c);
-            const Lanes two = *(const Lanes*)(values + t * width + c);
-            even += weight[t] * (Floats)(two << 16);
-            odd += weight[t] * (Floats)(two & 0xffff0000u);
+// sums[32 * BLOCKS] = weight[n] times so many columns of the values of n positions. Even and odd columns are summed apart: a
+// word holds two.
+template <int BLOCKS>
+static inline void weigh_blocks(const float* weight, const bf16* values, long n, long width, float* sums, const bf16* next) {
+    Floats even[BLOCKS] = {}, odd[BLOCKS] = {};
+    for (long t = 0; t < n; t++)
+        for (int b = 0; b < BLOCKS; b++) {
+            fetch(next + t * width + b * 32);
+            const Lanes two = *(const Lanes*)(values + t * width + b * 32);
+            even[b] += weight[t] * (Floats)(two << 16);
+            odd[b] += weight[t] * (Floats)(two & 0xffff0000u);
         }
-        for (int l = 0; l < 16; l++) sums[c + 2 * l] = even[l], sums[c + 2 * l + 1] = odd[l];
-    }
+    for (int b = 0; b < BLOCKS; b++)
+        for (int l = 0; l < 16; l++) sums[b * 32 + 2 * l] = even[b][l], sums[b * 32 + 2 * l + 1] = odd[b][l];
+}
+
+static inline void weigh(const float* weight, const bf16* values, long n, long width, float* sums, const bf16* next) {
+    long c = 0;
+    for (; c + 64 <= width; c += 64) weigh_blocks<2>(weight, values + c, n, width, sums + c, next + c);
+    if (c < width) weigh_blocks<1>(weight, values + c, n, width, sums + c, next + c);
 }
 
 // softmax(q k^T) v of one query head over the first n positions of its slot. width and the room of a slot are padded, so
@@ -110,69 +179,88 @@ static void attend(const bf16* query, const bf16* keys, const bf16* values, bf16
     for (long j = 0; j < width; j++) out[j] = narrow(sums[j] * part);
 }
 
-// Writes the new keys and values of a row into its slot and attends over all that the slot then holds.
-static void attend_row(const Decoder& m, const Layer& layer, const bf16* qkv, bf16* out, long slot, long position,
-                       const Room& room) {
+// Writes a row's new key and value of one group into its slot and attends over all that the slot then holds.
+static void attend_group(const Decoder& m, const Layer& layer, const bf16* qkv, bf16* out, long slot, long g, long position,
+                         const Room& room) {
     const long k = m.head_width, w = padded(k), shared = m.heads / m.groups;
     const float *cos = m.cos + position * k, *sin = m.sin + position * k;
-    for (long g = 0; g < m.groups; g++) {
-        const long start = (slot * m.groups + g) * m.capacity * w;
-        rotate(layer.keys + start + position * w, qkv + (m.heads + g) * k, layer.k_norm, m.head_eps, cos, sin, k, room.sums);
-        std::memcpy(layer.values + start + position * w, qkv + (m.heads + m.groups + g) * k, k * sizeof(bf16));
-        for (long h = g * shared; h < (g + 1) * shared; h++) {
-            rotate(room.query, qkv + h * k, layer.q_norm, m.head_eps, cos, sin, k, room.sums);
-            const long ahead = h + 1 < (g + 1) * shared ? start : start + m.capacity * w;
-            attend(room.query, layer.keys + start, layer.values + start, room.attended, position + 1, w, m.scale, room.score,
-                   room.sums, layer.keys + ahead, layer.values + ahead);
-            std::memcpy(out + h * k, room.attended, k * sizeof(bf16));
-        }
+    const long start = (slot * m.groups + g) * m.capacity * w;
+    rotate(layer.keys + start + position * w, qkv + (m.heads + g) * k, layer.k_norm, m.head_eps, cos, sin, k, room.sums);
+    std::memcpy(layer.values + start + position * w, qkv + (m.heads + m.groups + g) * k, k * sizeof(bf16));
+    for (long h = g * shared; h < (g + 1) * shared; h++) {
+        rotate(room.query, qkv + h * k, layer.q_norm, m.head_eps, cos, sin, k, room.sums);
+        const long ahead = h + 1 < (g + 1) * shared ? start : start + m.capacity * w;
+        attend(room.query, layer.keys + start, layer.values + start, room.attended, position + 1, w, m.scale, room.score,
+               room.sums, layer.keys + ahead, layer.values + ahead);
+        std::memcpy(out + h * k, room.attended, k * sizeof(bf16));
     }
 }
 
-// The gated MLP of one layer, added to x.
-static void mlp(const Decoder& m, const Layer& layer, const bf16* h, float* x, bf16* inner, long n, long rows, float* gates,
-                float* ups) {
-    const long step = padded(m.inner);
-    for (long first = 0; first < m.inner; first += PANEL) {
-        const long count = panel(layer.gate, first, h, rows, gates);
-        panel(layer.up, first, h, rows, ups);
-        for (long i = 0; i < n; i++) {
-            bf16 gate[PANEL], up[PANEL];
-            gate_row(gates + i * PANEL, ups + i * PANEL, inner + i * step + first, gate, up, count);
+static void attention(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads) {
+    const long c = (m.heads + 2 * m.groups) * m.head_width, o = padded(m.heads * m.head_width), w = padded(m.head_width);
+    share_range(rows.n * m.groups, 1, rows.n * c * 16, n_threads, [&](long first, long end) {
+        scratch.reset(m.capacity * 4 + w * 8 + 512);
+        const Room room = {scratch.take<bf16>(w), scratch.take<bf16>(w), scratch.take<float>(m.capacity),
+                           scratch.take<float>(w)};
+        std::memset(room.query, 0, w * sizeof(bf16));
+        for (long unit = first; unit < end; unit++) {
+            const long i = unit / m.groups, g = unit % m.groups;
+            attend_group(m, layer, rows.qkv + i * c, rows.attended + i * o, rows.slot + i, g, rows.position[i], room);
         }
-    }
-    add(layer.down, inner, x, n, rows, gates);
+    });
 }
 
-// Rows `first` to `first + n`, all layers; logits of row i are written to logits + i * vocabulary.
-static void decode_rows(const Decoder& m, const Layer* layers, const int64_t* token, const int64_t* position, long first,
-                        long n, bf16* logits) {
-    const long d = m.width, rows = whole_steps(n), in = padded(d), o = m.heads * m.head_width;
+// gated = silu(gate) * up of h.
+static void gate(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads) {
+    const long in = padded(m.width), step = padded(m.inner);
+    share_range(m.inner, 32, 2 * m.inner * m.width, n_threads, [&](long first, long end) {
+        scratch.reset(2 * MOST_ROWS * PANEL * 4 + 128);
+        float *gates = scratch.take<float>(MOST_ROWS * PANEL), *ups = scratch.take<float>(MOST_ROWS * PANEL);
+        for (long row = 0; row < rows.n; row += MOST_ROWS) {
+            const long n = rows.n - row < MOST_ROWS ? rows.n - row : MOST_ROWS;
+            for (long j = first; j < end; j += PANEL) {
+                const long count = panel(layer.gate, j, end, rows.h + row * in, whole_steps(n), gates);
+                panel(layer.up, j, end, rows.h + row * in, whole_steps(n), ups);
+                for (long i = 0; i < n; i++) {
+                    bf16 unkept[2 * PANEL];
+                    gate_row(gates + i * PANEL, ups + i * PANEL, rows.gated + (row + i) * step + j, unkept, unkept + PANEL,
+                             count);
+                }
+            }
+        }
+    });
+}
+
+static thread_local Scratch hall;  // of a whole step; `scratch` is of a part
+
+// All layers of the rows from `slot` on, of which there are n; logits[n, vocabulary].
+static void decode_rows(const Decoder& m, const Layer* layers, const int64_t* token, const int64_t* position, long slot,
+                        long n, bf16* logits, int n_threads) {
+    const long d = m.width, whole = whole_steps(n), in = padded(d), o = padded(m.heads * m.head_width);
     const long c = (m.heads + 2 * m.groups) * m.head_width, step = padded(m.inner);
-    scratch.reset(rows * (d * 4 + (in + padded(o) + c + step) * 2 + 2 * PANEL * 4) + m.capacity * 4 + padded(m.head_width) * 8 +
-                  2048);
-    float *x = scratch.take<float>(rows * d), *sums = scratch.take<float>(rows * PANEL);
-    float* ups = scratch.take<float>(rows * PANEL);
-    bf16 *h = scratch.take<bf16>(rows * in), *attended = scratch.take<bf16>(rows * padded(o));
-    bf16 *qkv = scratch.take<bf16>(rows * c), *inner = scratch.take<bf16>(rows * step);
-    const Room room = {scratch.take<bf16>(padded(m.head_width)), scratch.take<bf16>(padded(m.head_width)),
-                       scratch.take<float>(m.capacity), scratch.take<float>(padded(m.head_width))};
-    std::memset(room.query, 0, padded(m.head_width) * sizeof(bf16));
-    std::memset(h, 0, rows * in * sizeof(bf16));
-    std::memset(attended, 0, rows * padded(o) * sizeof(bf16));
-    std::memset(inner, 0, rows * step * sizeof(bf16));
-    for (long i = 0; i < n; i++) std::memcpy(x + i * d, m.embedding + token[first + i] * d, d * 4);
+    hall.reset(whole * (d * 4 + (in + o + c + step) * 2) + 512);
+    const Rows rows = {slot, n, hall.take<float>(whole * d), hall.take<bf16>(whole * in), hall.take<bf16>(whole * c),
+                       hall.take<bf16>(whole * o), hall.take<bf16>(whole * step), position + slot};
+    std::memset(rows.h, 0, whole * in * sizeof(bf16));
+    std::memset(rows.attended, 0, whole * o * sizeof(bf16));
+    std::memset(rows.gated, 0, whole * step * sizeof(bf16));
+    for (long i = 0; i < n; i++) std::memcpy(rows.x + i * d, m.embedding + token[slot + i] * d, d * 4);
     for (const Layer* layer = layers; layer < layers + m.layers; layer++) {
-        norm_rows(x, layer->norm_attention, m.eps, h, n, d, in);
-        apply(layer->qkv, h, qkv, c, n, rows, sums);
-        for (long i = 0; i < n; i++)
-            attend_row(m, *layer, qkv + i * c, attended + i * padded(o), first + i, position[first + i], room);
-        add(layer->attended, attended, x, n, rows, sums);
-        norm_rows(x, layer->norm_mlp, m.eps, h, n, d, in);
-        mlp(m, *layer, h, x, inner, n, rows, sums, ups);
+        norm(m, layer->norm_attention, rows, n_threads);
+        apply_shared(layer->qkv, rows.h, rows.qkv, c, rows, n_threads);
+        attention(m, *layer, rows, n_threads);
+        add_shared(layer->attended, rows.attended, rows, n_threads);
+        norm(m, layer->norm_mlp, rows, n_threads);
+        gate(m, *layer, rows, n_threads);
+        add_shared(layer->down, rows.gated, rows, n_threads);
     }
-    norm_rows(x, m.last_norm, m.eps, h, n, d, in);
-    apply(m.head, h, logits + first * m.vocabulary, m.vocabulary, n, rows, sums);
+    norm(m, m.last_norm, rows, n_threads);
+    apply_shared(m.head, rows.h, logits, m.vocabulary, rows, n_threads);
+}
+
+static bool is_near(const Decoder& m) {
+    const long layer = m.width * (2 * m.heads + 2 * m.groups) * m.head_width + 3 * m.width * m.inner;
+    return m.layers * layer + m.width * m.vocabulary < NEAR;
 }
 
 // One token of softmax(logits * inverse_temperature): the first whose cumulative probability passes u, over the
@@ -214,10 +302,7 @@ extern "C" {
 void decode_step(const Decoder* m, const Layer* layers, const int64_t* token, const int64_t* position, long n,
                  bf16* logits, const double* uniform, float inverse_temperature, int64_t* drawn, float* logp,
                  int n_threads) {
-    const long even = (n + n_threads - 1) / n_threads, rows = even < MOST_ROWS ? even : MOST_ROWS;
-    share((n + rows - 1) / rows, n_threads, [&](long part) {
-        const long first = part * rows, end = first + rows < n ? first + rows : n;
-        decode_rows(*m, layers, token, position, first, end - first, logits);
+    const auto draw = [&](long first, long end) {
         if (!uniform) return;
         scratch.reset(m->vocabulary * 4 + (m->vocabulary / 64 + 1) * 8 + 256);
         float* weight = scratch.take<float>(m->vocabulary);
@@ -225,6 +310,18 @@ void decode_step(const Decoder* m, const Layer* layers, const int64_t* token, co
         for (long i = first; i < end; i++)
             draw_row(logits + i * m->vocabulary, inverse_temperature, uniform[i], m->vocabulary, weight, before, drawn + i,
                      logp + i);
+    };
+    if (n_threads > 1 && n < n_threads * FEW_ROWS && !is_near(*m)) {
+        Tiles tiles;
+        decode_rows(*m, layers, token, position, 0, n, logits, n_threads);
+        share_range(n, 1, n * m->vocabulary, n_threads, draw);
+        return;
+    }
+    const long even = (n + n_threads - 1) / n_threads, each = even < MOST_ROWS ? even : MOST_ROWS;
+    share((n + each - 1) / each, n_threads, [&](long part) {
+        const long first = part * each, end = first + each < n ? first + each : n;
+        decode_rows(*m, layers, token, position, first, end - first, logits + first * m->vocabulary, 1);
+        draw(first, end);
     });
 }
 

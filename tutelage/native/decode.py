@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tutelage.native.kernels import BF16, F32, I64, Heads, at, kernels_of
+from tutelage.native.kernels import BF16, F32, I64, Heads, at, kernels_of, threads
 from tutelage.native.layer import LayerWeights
 from tutelage.native.linear import LinearStruct, Paired
 
@@ -99,7 +99,7 @@ class Decoder:
             ctypes.byref(self._decoder), self._layers, at(token_S, I64, n), at(position_S, I64, n),
             ctypes.c_long(n), at(logits_SV, BF16, n, self._vocabulary), at(uniform_S, torch.float64, n),
             ctypes.c_float(1 / temperature), at(drawn_S, I64, n), at(logp_S, F32, n),
-            ctypes.c_int(min(torch.get_num_threads(), n)),
+            threads(),
         )  # fmt: skip
         return logits_SV, drawn_S, logp_S
 

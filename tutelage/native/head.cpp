@@ -57,7 +57,7 @@ static void logits_of(const Linear& head, const bf16* x, bf16* logits, long m, f
     for (long first = 0; first < head.out; first += PANEL)
         for (long i = 0; i < m; i += 32) {
             const long n = m - i < 32 ? m - i : 32;
-            const long count = panel(head, first, x + i * in, whole_steps(n), sums);
+            const long count = panel(head, first, head.out, x + i * in, whole_steps(n), sums);
             for (long k = 0; k < n; k++) narrow_all(logits + (i + k) * step + first, sums + k * PANEL, count);
         }
 }

@@ -52,8 +52,8 @@ void gated(const Linear* gate, const Linear* up, const bf16* x, bf16* gate_up, b
         float *gates = scratch.take<float>(ROWS * PANEL), *ups = scratch.take<float>(ROWS * PANEL);
         const bf16* block = whole_rows(buffer, x + start * in, m, in);
         for (long first = 0; first < f; first += PANEL) {
-            const long count = panel(*gate, first, block, whole_steps(m), gates);
-            panel(*up, first, block, whole_steps(m), ups);
+            const long count = panel(*gate, first, f, block, whole_steps(m), gates);
+            panel(*up, first, f, block, whole_steps(m), ups);
             for (long i = 0; i < m; i++) {
                 bf16 unkept[2 * PANEL], *to = out + (start + i) * f + first;
                 bf16* kept_gate = gate_up ? gate_up + (start + i) * 2 * f + first : unkept;
@@ -77,7 +77,7 @@ void gated_backward(const Linear* turned, const bf16* grad, const bf16* gate_up,
         float* slopes = scratch.take<float>(ROWS * PANEL);
         const bf16* block = whole_rows(buffer, grad + start * in, m, in);
         for (long first = 0; first < f; first += PANEL) {
-            const long count = panel(*turned, first, block, whole_steps(m), slopes);
+            const long count = panel(*turned, first, f, block, whole_steps(m), slopes);
             for (long i = 0; i < m; i++) {
                 const bf16* gate = gate_up + (start + i) * 2 * f + first;
                 bf16* grad_gate = grad_gate_up + (start + i) * 2 * f + first;

@@ -31,27 +31,31 @@ static inline const bf16* whole_rows(bf16* buffer, const bf16* x, long n, long w
     return buffer;
 }
 
-// The sums of columns `first` and after, at most PANEL of them, of x W^T; returns how many of them are real.
-static inline long panel(const Linear& layer, long first, const bf16* x, long rows, float* sums) {
-    const long in = padded(layer.in), left = padded(layer.out) - first, real = layer.out - first;
+// The sums of columns `first` to `end`, at most PANEL of them, of x W^T; returns how many of them are real.
+static inline long panel(const Linear& layer, long first, long end, const bf16* x, long rows, float* sums) {
+    const long in = padded(layer.in), left = padded(end) - first, real = (end < layer.out ? end : layer.out) - first;
     const bf16 *weight = layer.weight + first * in, *ahead = left >= 2 * PANEL ? weight + PANEL * in : nullptr;
     product(sums, PANEL, x, in, weight, in * 16, rows, left < PANEL ? left : PANEL, in, false, ahead);
     return real < PANEL ? real : PANEL;
 }
 
+// sum + bias -> bf16, of `count` columns of a row from column `first` on.
+static inline void narrow_sums(const Linear& layer, long first, float* sum, bf16* to, long count) {
+    if (layer.bias) {
+#pragma omp simd
+        for (long j = 0; j < count; j++) sum[j] += widen(layer.bias[first + j]);
+    }
+    narrow_all(to, sum, count);
+}
+
 // out[n, step] = x W^T + bias in bf16. rows: n up to a multiple of ROW_STEP.
 static inline void apply(const Linear& layer, const bf16* x, bf16* out, long step, long n, long rows, float* sums) {
     for (long first = 0; first < layer.out; first += PANEL) {
-        const long count = panel(layer, first, x, rows, sums);
+        const long count = panel(layer, first, layer.out, x, rows, sums);
         for (long i = 0; i < n; i++) {
             bf16* to = out + i * step + first;
-            float* sum = sums + i * PANEL;
             fetch_panel_to_write(to);
-            if (layer.bias) {
-#pragma omp simd
-                for (long j = 0; j < count; j++) sum[j] += widen(layer.bias[first + j]);
-            }
-            narrow_all(to, sum, count);
+            narrow_sums(layer, first, sums + i * PANEL, to, count);
         }
     }
 }
