@@ -123,6 +123,16 @@ def test_a_slot_gets_its_own_key_and_value_and_no_other_is_touched(weights):
         assert buffer[..., K:].eq(0).all()
 
 
+def test_the_bias_of_a_column_is_its_own_in_every_panel(weights):
+    # The values of the first layer by plain torch; they stand behind 72 columns of queries and keys, in a second panel.
+    decoder, _, values = open_decoder(weights)
+    decoder.logits(torch.tensor([5]), torch.tensor([4]))
+    h_D = rms_norm(weights.embedding_VD[5], torch.ones(D), 1e-5).bfloat16().float()
+    weight_CD, bias_C = noise(HEADS.columns, D, seed=10).bfloat16(), weights.layers[0].qkv.bias_O
+    expected_K = (h_D @ weight_CD.float().T + bias_C.float())[-K:]
+    torch.testing.assert_close(values[0][0, 0, 4, :K].float(), expected_K, atol=0.02, rtol=0.01)
+
+
 def test_what_lies_beyond_a_position_is_not_read(weights):
     token_S, position_S = inputs(3)
     clean_SV = open_decoder(weights)[0].logits(token_S, position_S)
