@@ -21,7 +21,10 @@ from tutelage.publish import MANIFEST, sha256_file
 ANSWERS = ["Yes, until eight.", "No.", "The kettle is on the blue shelf.", "Of course. Which day suits you?"]
 
 
-FORMS = [{}, {"read": "answer"}, {"weigh": "prompt"}, {"read": "answer", "weigh": "prompt"}]
+FORMS = [
+    {}, {"read": "answer"}, {"weigh": "prompt"}, {"read": "answer", "weigh": "prompt"}, {"n_cells": 512},
+    {"read": "answer", "weigh": "prompt", "n_cells": 512},
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -35,6 +38,8 @@ def moved(small_causal, small_chat):
             for layer in filter(None, (model.head, model.gate)):
                 layer.weight.normal_(0, 0.3, generator=g)
                 layer.bias.normal_(0, 0.3, generator=g)
+            if model.ngram_weight is not None:
+                model.ngram_weight.normal_(0, 0.3, generator=g)
         return model
 
     return make
@@ -103,12 +108,23 @@ def test_an_answer_is_read_off_all_of_its_tokens_and_weighed_by_its_prompt(moved
     torch.testing.assert_close(scores(reward, [ask("Is the pool open?")], [ANSWERS[2]])[0], expected, atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_n_grams_of_the_answer_join_the_score_and_those_of_the_prompt_do_not(moved, ask):
+    reward, prompt = moved(n_cells=512), ask("No. No. Is the pool open? No.")
+    with_them = scores(reward, [prompt] * 2, ["No.", "No. No."])
+    found = [reward.ngrams(*(torch.tensor([x]) for x in reward.row(prompt, t))) for t in ("No.", "No. No.")]
+    words = torch.stack([n.scores(reward.ngram_weight)[0].mean() for n in found])
+    reward.ngram_weight.zero_()
+    torch.testing.assert_close(with_them - scores(reward, [prompt] * 2, ["No.", "No. No."]), words, atol=1e-5, rtol=0)
+    assert words.abs().min() > 1e-3 and (words[0] - words[1]).abs() > 1e-3
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_comes_back_from_disk(moved, ask, tmp_path, form):
     model, prompt = moved(**form), ask("Is the pool open?")
     save(model, tmp_path / "rm", ask)
     loaded, _ = load_reward(tmp_path / "rm")
-    assert (loaded.read, loaded.weigh) == (model.read, model.weigh)
+    assert (loaded.read, loaded.weigh, loaded.n_cells) == (model.read, model.weigh, model.n_cells)
     assert torch.equal(scores(loaded, [prompt] * 4, ANSWERS), scores(model, [prompt] * 4, ANSWERS))
 
 

@@ -149,7 +149,7 @@ def test_reward_models_of_few_comparisons_read_others_first_and_whole_answers(ti
     (tmp_path / "others.jsonl").write_text("\n".join(map(json.dumps, rows)))
     settings = (
         f'reward_stage.pretrain_on=["{tmp_path}/others.jsonl"]', "reward_stage.read=answer", "reward_stage.insist=true",
-        "reward_stage.heads=sources", "reward.head_prior=0.7", "reward.epochs=0",
+        "reward_stage.heads=sources", "reward.head_prior=0.7", "reward.epochs=0", "reward_stage.ngram_cells=512",
     )  # fmt: skip
     run_recipe(_recipe(tiny_base, *settings), tmp_path / "run")
     folder = tmp_path / "run"
@@ -158,6 +158,7 @@ def test_reward_models_of_few_comparisons_read_others_first_and_whole_answers(ti
     assert facts["accuracy"] > 0.9  # any pass over these comparisons finds what they have in common
     member = load_reward(folder / "round-1" / "reward-0")[0]
     assert (member.read, member.weigh, list(member.aspects)) == ("answer", "prompt", ["round-1"])
+    assert member.n_cells == 512 and member.ngram_weight.abs().max() > 1e-3
     learned, base = first.backbone.state_dict(), load_causal(str(folder / "sft"))[0].state_dict()
     taken = member.backbone.state_dict()
     assert all(torch.equal(taken[k], learned[k]) for k in learned)  # the heads were fitted on it as it is

@@ -74,6 +74,38 @@ def test_the_head_is_that_of_a_ridge_logistic_regression(speaker_copy, chat):
     assert np.abs(d_MD @ w_D).max() > 0.1
 
 
+def test_the_weights_of_n_grams_are_those_of_a_ridge_logistic_regression(speaker_copy, chat):
+    # Independently: Newton on dense counts over the root of their number, scaled so that a row's squares sum to 1. The
+    # head is held at 0 by a prior that leaves it nothing.
+    model = RewardModel(speaker_copy(), chat, read="answer", n_cells=64)
+    _, data, _ = fitted(model, drawn(60, seed=1, noise=0.2), head_prior=1e-6, ngram_prior=0.5)
+    found = model.ngrams(data.batch.token_BT, data.batch.mask_BT)
+    x_CW = found.scores(torch.eye(64, dtype=torch.float64)).numpy()
+    x_CW /= np.sqrt((x_CW**2).sum(axis=1).mean())
+    sign_M = np.where(data.tier_C[::2].numpy() == 1, 1.0, -1.0)
+    d_MW = (x_CW[::2] - x_CW[1::2]) * sign_M[:, None]
+    w_W = np.zeros(64)
+    for _ in range(50):
+        p_M = 1 / (1 + np.exp(d_MW @ w_W))
+        hessian = (d_MW * (p_M * (1 - p_M))[:, None]).T @ d_MW + np.eye(64) / 0.5**2
+        w_W -= np.linalg.solve(hessian, w_W / 0.5**2 - d_MW.T @ p_M)
+    got_M = (found.scores(model.ngram_weight.detach().double()).numpy()[:, 0].reshape(-1, 2) * [1, -1]).sum(1) * sign_M
+    np.testing.assert_allclose(got_M, d_MW @ w_W, rtol=2e-3, atol=1e-4)
+    assert np.abs(d_MW @ w_W).max() > 0.1
+
+
+def test_n_grams_tell_what_the_states_of_a_backbone_do_not(speaker_copy, chat):
+    # A backbone whose states say nothing: the words alone must carry the taste.
+    found = []
+    for n_cells in (0, 512):
+        model = RewardModel(speaker_copy(), chat, read="answer", n_cells=n_cells)
+        for p in model.backbone.parameters():
+            torch.nn.init.zeros_(p)
+        fitted(model, drawn(200, seed=1), ngram_prior=2.0)
+        found.append(share_right(model, drawn(100, seed=2)))
+    assert found[0] < 0.7 and found[1] > 0.9
+
+
 @pytest.mark.parametrize("spread", [0.3, 2.0])
 def test_the_prior_is_the_spread_of_scores_before_anything_is_known(speaker_copy, chat, spread):
     # Draws of a head from the prior that `fit_heads` states: N(0, spread^2) over features whose squares sum to 1.

@@ -22,6 +22,7 @@ from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
 from tutelage.model.checkpoint import LINEAGE, tensors_to_disk, write_causal
 from tutelage.model.load import DROPOUTS, load_causal, load_tokenizer, locate
+from tutelage.model.ngrams import Ngrams, ngrams
 from tutelage.model.quiet import quieten
 from tutelage.publish import published, verify, write_json
 from tutelage.types import Prompt
@@ -78,6 +79,8 @@ class RewardModel(nn.Module):
     read   "token": the heads read the one token that has seen all (causal: the last; encoder: the first). "answer":
            they read the sum of the answer's hidden states over the root of their number, which says more where
            comparisons are too few to teach one token what to gather
+    n_cells  of hashed tokens and pairs of tokens, each with a weight a head, whose sum joins the head's score; 0: none.
+           Where comparisons are few, the words say what the states of a small backbone do not
     weigh  "fixed": the aspects weigh what `aspects` says. "prompt": a gate reads from the prompt which one counts, for
            tastes that pull apart and belong to different prompts; mixed, the larger scores would drown the other taste
     """
@@ -90,13 +93,14 @@ class RewardModel(nn.Module):
         aspects: Mapping[str, float] | None = None,
         read: Reading = "token",
         weigh: Weighing = "fixed",
+        n_cells: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.chat = chat  # of a causal backbone
         self.aspects = dict(aspects or {"overall": 1.0})
-        self.read, self.weigh = read, weigh
+        self.read, self.weigh, self.n_cells = read, weigh, n_cells
         width = backbone.width
         self.head = nn.Linear(width, len(self.aspects))
         with torch.no_grad():
@@ -107,6 +111,7 @@ class RewardModel(nn.Module):
             self.head.bias.zero_()
             if read == "answer":  # a sum grows with the answer, so a random head would first score length
                 self.head.weight.zero_()
+        self.ngram_weight = nn.Parameter(torch.zeros(n_cells, len(self.aspects))) if n_cells else None
         self.gate = nn.Linear(width, len(self.aspects)) if weigh == "prompt" else None
         if self.gate is not None:
             nn.init.zeros_(self.gate.weight)
@@ -166,12 +171,20 @@ class RewardModel(nn.Module):
 
         [B, A], with a gate [B, 2 A]. mask_BT is True on the answer's tokens.
         """
-        return self.heads_of(*self.summaries(token_BT, length_B, mask_BT))
+        found = self.ngrams(token_BT, mask_BT)
+        return self.heads_of(*self.summaries(token_BT, length_B, mask_BT), found)
 
-    def heads_of(self, summary_BD: Tensor, prompt_BD: Tensor) -> Tensor:
-        """`heads`, of what `summaries` found."""
+    def ngrams(self, token_BT: Tensor, mask_BT: Tensor) -> Ngrams | None:
+        """The n-grams of each answer, where the heads read them."""
+        return ngrams(token_BT, mask_BT, self.n_cells) if self.n_cells else None
+
+    def heads_of(self, summary_BD: Tensor, prompt_BD: Tensor, found: Ngrams | None = None) -> Tensor:
+        """`heads`, of what `summaries` and `ngrams` found."""
         with torch.autocast(summary_BD.device.type, enabled=False):
             raw_BA: Tensor = self.head(summary_BD)
+            if self.ngram_weight is not None:
+                assert found is not None, "the heads read n-grams"
+                raw_BA = raw_BA + found.scores(self.ngram_weight)
             return raw_BA if self.gate is None else torch.cat([raw_BA, self.gate(prompt_BD)], dim=1)
 
     def combine(self, out_BC: Tensor) -> Tensor:
@@ -196,11 +209,12 @@ def new_reward_model(
     aspects: Mapping[str, float] | None,
     read: Reading = "token",
     weigh: Weighing = "fixed",
+    n_cells: int = 0,
     seed: int,
 ) -> RewardModel:
     """A reward model with a fresh head on an existing backbone."""
     backbone, chat = load_causal(source) if kind == "causal" else (load_encoder(source), None)
-    return RewardModel(backbone, chat, aspects=aspects, read=read, weigh=weigh, seed=seed)
+    return RewardModel(backbone, chat, aspects=aspects, read=read, weigh=weigh, n_cells=n_cells, seed=seed)
 
 
 def load_encoder(source: str) -> EncoderModel:
@@ -258,7 +272,13 @@ def save_reward(
         own = {k: v.detach().contiguous() for k, v in model.state_dict().items() if not k.startswith("backbone.")}
         save_file(own, aside / HEAD)
         rows = [{"prompt": p.prompt.model_dump(mode="json"), "text": p.text, "score": p.score} for p in probes]
-        form = {"kind": kind, "aspects": model.aspects, "read": model.read, "weigh": model.weigh}
+        form = {
+            "kind": kind,
+            "aspects": model.aspects,
+            "read": model.read,
+            "weigh": model.weigh,
+            "n_cells": model.n_cells,
+        }
         write_json(aside / CARD, {**form, "probes": rows, "card": dict(card)})
         write_json(aside / LINEAGE, dict(lineage))
         extra(aside)
@@ -276,8 +296,8 @@ def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
             )
     verify(folder)
     facts = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    # Cards of before 2026-12 have neither `read` nor `weigh`: those models read one token and weigh as they say.
-    form = {name: facts[name] for name in ("read", "weigh") if name in facts}
+    # Cards of before 2026-12 have none of these: those models read one token and weigh as they say.
+    form = {name: facts[name] for name in ("read", "weigh", "n_cells") if name in facts}
     model = new_reward_model(str(folder), facts["kind"], aspects=facts["aspects"], **form, seed=0)
     own = load_file(folder / HEAD)
     found = {k: tuple(v.shape) for k, v in own.items()}

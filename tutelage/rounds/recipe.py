@@ -100,6 +100,7 @@ class RewardStage:
     pretrain_epochs: int = 1  # how often they are read, whatever `reward.epochs` says of a round's own comparisons
     aspects: dict[str, float] = field(default_factory=dict)  # weights of the heads by name; empty = all aspects alike
     read: Reading = "token"  # where the heads read an answer; "answer" = off all of its tokens
+    ngram_cells: int = 0  # hashed tokens and pairs of tokens that the heads read besides; 65536 is usual
     long_prompts: Literal["leave_out", "shorten"] = "leave_out"  # beyond the window; "shorten" = less the oldest turns
     heads: Literal["aspects", "sources"] = "aspects"  # "sources" = one a source of comparisons, weighed by the prompt
     labelers: Literal["equal", "reliability"] = "equal"  # how much each counts; see stats.reliability
@@ -119,6 +120,11 @@ class RewardStage:
             raise ConfigError(
                 f"reward_stage.held_out_share = {self.held_out_share}, but without a held-out reward model "
                 f"over-optimisation cannot be seen. Set it above 0 and below 1 (0.3 is usual)."
+            )
+        if self.ngram_cells < 0:
+            raise ConfigError(
+                f"reward_stage.ngram_cells = {self.ngram_cells}, but it counts cells. Set it to 0 for none, or to "
+                f"65536."
             )
         if self.heads == "sources" and self.aspects:
             raise ConfigError(
@@ -180,6 +186,11 @@ class Recipe:
             raise ConfigError(
                 "reward_stage.labelers = 'reliability' weighs pairs, but reward.likelihood = 'plackett_luce' ranks all "
                 "at once. Set the likelihood to 'pairs', or labelers to 'equal'."
+            )
+        if self.reward_stage.ngram_cells and not self.reward.head_prior:
+            raise ConfigError(
+                "reward_stage.ngram_cells gives the heads weights that only fitting sets (single updates move so many "
+                "of them too little), but reward.head_prior = 0 fits none. Set it (0.7 is usual), or ngram_cells to 0."
             )
         if self.ppo.ptx_coef < 0:
             raise ConfigError(f"ppo.ptx_coef = {self.ppo.ptx_coef}, but it weighs a loss. Set it to 0 or more.")

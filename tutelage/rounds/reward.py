@@ -85,6 +85,7 @@ def preference_pretraining(run: Run, sft: Path) -> Path | None:
                 settings.kind,
                 aspects=None,
                 read=settings.read,
+                n_cells=settings.ngram_cells,
                 seed=derive(run.recipe.run.seed, "head"),
             )
             _fit(
@@ -167,14 +168,15 @@ def _unfitted(run: Run, groups: Sequence[RankedGroup], sft: Path, pretrained: Pa
     settings = run.recipe.reward_stage
     aspects = _aspects(groups, settings.aspects)
     weigh: Weighing = "prompt" if settings.heads == "sources" else "fixed"
+    form: dict[str, Any] = {
+        "aspects": aspects, "read": settings.read, "weigh": weigh, "n_cells": settings.ngram_cells, "seed": seed
+    }  # fmt: skip
     if not pretrained:
-        return new_reward_model(
-            settings.source or str(sft), settings.kind, aspects=aspects, read=settings.read, weigh=weigh, seed=seed
-        )
+        return new_reward_model(settings.source or str(sft), settings.kind, **form)
     learned = load_reward(pretrained)[0]
     if weigh == "fixed" and list(learned.aspects) == list(aspects):
         return learned
-    return RewardModel(learned.backbone, learned.chat, aspects=aspects, read=settings.read, weigh=weigh, seed=seed)
+    return RewardModel(learned.backbone, learned.chat, **form)
 
 
 def _aspects(groups: Sequence[RankedGroup], weights: Mapping[str, float]) -> Mapping[str, float]:

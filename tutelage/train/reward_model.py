@@ -38,6 +38,7 @@ class RewardConfig:
     # 0 = they are not. Where comparisons are few this is most of what can be learned, and the passes over the data that
     # follow start from it instead of from chance (Kumar et al. 2022, arXiv:2202.10054).
     head_prior: float = 0.0
+    ngram_prior: float = 0.7  # the same of n-grams, where the heads read them (`reward_stage.ngram_cells`)
     epochs: int = 1  # more than one overfits: each comparison is seen by heart (Ouyang et al. 2022, C.2)
     prompts_per_step: int = 32
     likelihood: Literal["pairs", "plackett_luce"] = "pairs"
@@ -51,6 +52,11 @@ class RewardConfig:
             raise ConfigError(
                 f"reward.epochs = {self.epochs} and reward.head_prior = {self.head_prior} train nothing. Read the data "
                 f"once or more, or give the heads a prior (0.7 is usual); neither may be below 0."
+            )
+        if not self.ngram_prior > 0:
+            raise ConfigError(
+                f"reward.ngram_prior = {self.ngram_prior} leaves n-grams no weight. Set it above 0 (0.7 is usual), or "
+                f"read none: reward_stage.ngram_cells = 0."
             )
         if not 0 <= self.smoothing < 0.5:
             raise ConfigError(
