@@ -3,6 +3,7 @@
     python benchmarks/hh_reward.py --helpful FILE --harmless FILE [--pretrain FILE ...] [--folds 5] [--run 5]
 
 Folds are by SHA-256 of the first user turn, as for the bag-of-words floors that stand beside the results. With
+`--adapt 2` the backbone first reads the conversations of the training part as a language model, whoever won. With
 `--pretrain`, the model learns these comparisons first (preference-model pre-training, Bai et al. 2022); pairs whose
 first turn is in HH are left out of them. Trained on both, the model has a head for each set and a gate that reads from
 the prompt which one counts; it is never told the set of a pair it is measured on. Prints one JSON line.
@@ -31,6 +32,7 @@ from tutelage.train import reward_model as loop
 from tutelage.train.learner import ComputeConfig, has_fast_bf16
 from tutelage.train.optim import OptimConfig
 from tutelage.train.reward_heads import fit_heads
+from tutelage.train.transcripts import read_transcripts
 from tutelage.types import RankedGroup
 
 # Words and bigrams hashed into 65,536 cells, pairwise logistic regression, on the same folds.
@@ -51,7 +53,13 @@ def read(path: Path, aspect: str = "overall") -> list[RankedGroup]:
 
 
 def fit(
-    model: RewardModel, groups: Sequence[RankedGroup], args: argparse.Namespace, *, epochs: int, head_prior: float
+    model: RewardModel,
+    groups: Sequence[RankedGroup],
+    args: argparse.Namespace,
+    *,
+    epochs: int,
+    head_prior: float,
+    adapt: int = 0,
 ) -> None:
     cfg = loop.RewardConfig(
         prompts_per_step=32, epochs=epochs, ties="half", head_prior=head_prior, ngram_prior=args.ngram_prior
@@ -64,6 +72,9 @@ def fit(
         model, optim=OptimConfig(lr=args.lr, weight_decay=0.01), compute=compute, total_steps=total
     )
     started = time.monotonic()
+    if adapt:
+        optim = OptimConfig(lr=args.adapt_lr)
+        read_transcripts(model, rows, epochs=adapt, optim=optim, compute=compute, seed=args.seed, log=lambda *_: None)
     if cfg.head_prior:
         fit_heads(cfg, comparison_batch(rows), model, compute)
 
@@ -99,7 +110,7 @@ def right(model: RewardModel, groups: Sequence[RankedGroup]) -> tuple[int, int]:
     return round(found.accuracy * found.n), found.n
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--helpful", type=Path, required=True)
     parser.add_argument("--harmless", type=Path, required=True)
@@ -113,11 +124,18 @@ def main() -> None:
     parser.add_argument("--head-prior", type=float, default=0.5)
     parser.add_argument("--ngram-cells", type=int, default=65536)
     parser.add_argument("--ngram-prior", type=float, default=0.7)
+    parser.add_argument("--adapt", type=int, default=0, help="how often the backbone reads the training part first")
+    parser.add_argument("--adapt-lr", type=float, default=6e-4)
+    parser.add_argument("--sets", nargs="*", default=["own", "both"], help="what to train on: own, both")
     parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
     sets = {"helpful": read(args.helpful, "helpful"), "harmless": read(args.harmless, "harmless")}
     start = new_reward_model(
@@ -132,18 +150,21 @@ def main() -> None:
     for fold in range(args.run):
         train = {k: [g for g in v if fold_of(g, args.folds) != fold] for k, v in sets.items()}
         test = {k: [g for g in v if fold_of(g, args.folds) == fold] for k, v in sets.items()}
-        for name in sets:
+        settings = {"epochs": args.epochs, "head_prior": args.head_prior, "adapt": args.adapt}
+        for name in sets if "own" in args.sets else ():
             model = fresh(start, args, [name])
-            fit(model, train[name], args, epochs=args.epochs, head_prior=args.head_prior)
+            fit(model, train[name], args, **settings)
             counts[name] += right(model, test[name])
-        model = fresh(start, args, list(sets))
-        fit(model, train["helpful"] + train["harmless"], args, epochs=args.epochs, head_prior=args.head_prior)
-        for name in sets:
-            counts[f"both: {name}"] += right(model, test[name])
-        print({k: (v[0] / v[1]).round(3) for k, v in counts.items()}, file=sys.stderr)
+        if "both" in args.sets:
+            model = fresh(start, args, list(sets))
+            fit(model, train["helpful"] + train["harmless"], args, **settings)
+            for name in sets:
+                counts[f"both: {name}"] += right(model, test[name])
+        print({k: (v[0] / v[1]).round(3) for k, v in counts.items() if v[1]}, file=sys.stderr)
     results = {
         name: {"accuracy": k / n, "interval": wilson(int(k), int(n)), "n": int(n), "bag_floor": BAG_FLOORS[name]}
         for name, (k, n) in counts.items()
+        if n
     }
     print(
         json.dumps(
@@ -151,6 +172,7 @@ def main() -> None:
                 "benchmark": "hh_reward",
                 "folds": f"{args.run} of {args.folds}",
                 "pretrained": bool(args.pretrain),
+                "adapted": args.adapt,
                 **results,
             }
         )

@@ -13,6 +13,8 @@ from tutelage.rounds.recipe import Recipe
         (["reward_stage.members=0"], "reward_stage.members = 0"),
         (["reward_stage.pretrain_epochs=0"], "would read none of pretrain_on"),
         (["reward_stage.held_out_share=0"], "over-optimisation cannot be seen"),
+        (["reward_stage.adapt_epochs=-1"], "reward_stage.adapt_epochs = -1"),
+        (["reward_stage.adapt_epochs=1", "reward_stage.kind=encoder"], "predicts no next token"),
         (["reward_stage.ngram_cells=-1"], "reward_stage.ngram_cells = -1"),
         (["reward_stage.ngram_cells=512"], "reward.head_prior = 0 fits none"),
         (["reward_stage.heads=sources", "reward_stage.aspects={kind=1.0}"], "Leave out one of the two"),

@@ -166,6 +166,14 @@ def test_reward_models_of_few_comparisons_read_others_first_and_whole_answers(ti
     assert (folder / "report.html").is_file()
 
 
+def test_reward_models_read_the_conversations_that_were_compared_first(tiny_base, tmp_path):
+    settings = ("reward_stage.adapt_epochs=1", "reward.head_prior=0.7", "reward.epochs=0", "reward_stage.insist=true")
+    run_recipe(_recipe(tiny_base, *settings), tmp_path / "run", until="reward")
+    member = load_reward(tmp_path / "run" / "round-1" / "reward-0")[0]
+    learned, base = member.backbone.state_dict(), load_causal(str(tmp_path / "run" / "sft"))[0].state_dict()
+    assert not all(torch.equal(learned[k], base[k]) for k in learned)
+
+
 def test_a_run_waits_for_people_and_says_how_many(tiny_base, tmp_path):
     recipe = _recipe(tiny_base, "collect.labels=people", "collect.needed=50", "sft.epochs=1")
     with pytest.raises(WaitingForLabels, match="waiting for labels: 0 of 50"):

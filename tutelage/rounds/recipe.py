@@ -98,6 +98,7 @@ class RewardStage:
     pretrain_on: tuple[str, ...] = ()  # files of other comparisons that all reward models learn first
     pretrain_limit: int = 0  # rankings of them at most; 0 = all
     pretrain_epochs: int = 1  # how often they are read, whatever `reward.epochs` says of a round's own comparisons
+    adapt_epochs: int = 0  # how often the backbone first reads the compared conversations, as a language model
     aspects: dict[str, float] = field(default_factory=dict)  # weights of the heads by name; empty = all aspects alike
     read: Reading = "token"  # where the heads read an answer; "answer" = off all of its tokens
     ngram_cells: int = 0  # hashed tokens and pairs of tokens that the heads read besides; 65536 is usual
@@ -120,6 +121,16 @@ class RewardStage:
             raise ConfigError(
                 f"reward_stage.held_out_share = {self.held_out_share}, but without a held-out reward model "
                 f"over-optimisation cannot be seen. Set it above 0 and below 1 (0.3 is usual)."
+            )
+        if self.adapt_epochs < 0:
+            raise ConfigError(
+                f"reward_stage.adapt_epochs = {self.adapt_epochs}, but nothing is read less than never. Set it to 0 or "
+                f"more."
+            )
+        if self.adapt_epochs and self.kind == "encoder":
+            raise ConfigError(
+                "reward_stage.adapt_epochs needs a language model, but reward_stage.kind = 'encoder' predicts no next "
+                "token. Set adapt_epochs = 0."
             )
         if self.ngram_cells < 0:
             raise ConfigError(

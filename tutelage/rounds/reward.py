@@ -20,7 +20,7 @@ from tutelage.data.comparisons import (
 from tutelage.errors import ConfigError, DataError, TrainingError
 from tutelage.evals.reward_model import RewardReport, evaluate
 from tutelage.formats.detect import read_feedback
-from tutelage.log import say
+from tutelage.log import Progress, say
 from tutelage.model.checkpoint import weights_sha
 from tutelage.model.reward_model import Probe, RewardModel, Weighing, load_reward, new_reward_model, save_reward
 from tutelage.publish import published, write_json
@@ -33,6 +33,7 @@ from tutelage.stats.dedupe import normalise
 from tutelage.stats.reliability import fit_noisy_bt
 from tutelage.store.snapshot import load_card, load_rankings, load_ratings
 from tutelage.train import reward_model as loop
+from tutelage.train import transcripts
 from tutelage.train.detectors import reward_model_alarms
 from tutelage.train.reward_heads import fit_heads
 from tutelage.types import Demonstration, RankedGroup, Split
@@ -158,7 +159,7 @@ def _one(
         with run.stage(folder, f"reward model ({name}) from {len(groups)} rankings") as stage:
             model = _unfitted(run, groups, sft, pretrained, seed)
             lineage = {"stage": "reward", "snapshot": load_card(snapshot).hash}
-            _fit(run, stage, model, groups, valid, seed, lineage, run.recipe.reward)
+            _fit(run, stage, model, groups, valid, seed, lineage, run.recipe.reward, adapt=settings.adapt_epochs)
     register(run, folder, parent=version_id(sft), snapshot=load_card(snapshot).hash)
     return folder
 
@@ -202,8 +203,10 @@ def _fit(
     seed: int,
     lineage: dict[str, Any],
     cfg: loop.RewardConfig,
+    *,
+    adapt: int = 0,
 ) -> None:
-    """Trains, normalises, measures and publishes one reward model."""
+    """Trains, normalises, measures and publishes one reward model. `adapt`: how often its backbone reads the texts."""
     recipe, n_shortened = run.recipe, 0
     weight_of = reliabilities(groups) if recipe.reward_stage.labelers == "reliability" else {}
     if recipe.reward_stage.long_prompts == "shorten":
@@ -218,10 +221,7 @@ def _fit(
     if found:
         learner.load_state(found[0])
     else:
-        with torch.no_grad():
-            model.log_tie.fill_(loop.log_tie_of(rows))
-        if cfg.head_prior:
-            fit_heads(cfg, comparison_batch(rows), model, recipe.compute)
+        _begin(run, model, rows, seed, cfg, adapt)
     loop.run(
         cfg,
         rows=rows,
@@ -253,6 +253,36 @@ def _fit(
     save_reward(
         stage.folder, model, lineage={**lineage, "weights": sha}, card=card, probes=probes, extra=stage.keep_metrics
     )
+
+
+def _begin(
+    run: Run, model: RewardModel, rows: Sequence[RankedRows], seed: int, cfg: loop.RewardConfig, adapt: int
+) -> None:
+    """What comes before the passes over the rankings: reading their texts, and fitting the heads."""
+    recipe = run.recipe
+    if adapt:
+        losses: list[float] = []
+        n_steps = adapt * -(-sum(len(r.answers) for r in rows) // transcripts.BATCH)
+        progress = Progress("reading the conversations", n_steps)
+
+        def log(step: int, row: dict[str, float]) -> None:
+            losses.append(row["loss"])
+            progress.advance(1, loss=row["loss"])
+
+        transcripts.read_transcripts(
+            model,
+            rows,
+            epochs=adapt,
+            optim=recipe.sft_optim,
+            compute=recipe.compute,
+            seed=derive(seed, "adapt"),
+            log=log,
+        )
+        say(f"  the backbone has read the conversations: {losses[0]:.2f} to {losses[-1]:.2f} nats a token")
+    with torch.no_grad():
+        model.log_tie.fill_(loop.log_tie_of(rows))
+    if cfg.head_prior:
+        fit_heads(cfg, comparison_batch(rows), model, recipe.compute)
 
 
 def reliabilities(groups: Sequence[RankedGroup]) -> dict[str, float]:

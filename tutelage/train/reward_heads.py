@@ -23,8 +23,8 @@ def fit_heads(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel, comp
     The prior of a head is normal over standardised summaries, so that scores spread by `cfg.head_prior` nats before
     anything is learned, whatever the width; with the logistic loss of pairs this is ridge logistic regression. The
     gate's prior is wider by half: which aspect a prompt belongs to is said by the data outright. The logarithm of the
-    tie parameter is fitted along, under a normal prior of spread 1 around where it stands. Where the heads read n-grams,
-    the weights of these have a prior of their own, by which the n-grams' scores spread by `cfg.ngram_prior` nats.
+    tie parameter is fitted along, under a normal prior of spread 1 around where it stands. The weights of n-grams,
+    where heads read them, have a prior of their own, by which their scores spread by `cfg.ngram_prior` nats.
     """
     summary_CD, prompt_CD = _summaries(data.batch, model, compute)
     seen = [_Standard(summary_CD), _Standard(prompt_CD)]
