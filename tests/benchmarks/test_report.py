@@ -47,6 +47,28 @@ def test_the_newest_line_counts_and_machines_stand_apart(tmp_path) -> None:
     assert text.count("**not met**") == 4
 
 
+def test_a_share_is_of_the_best_rate_that_the_run_saw() -> None:
+    # the limit itself was measured in a bad moment (100), the probes saw 120: 60 of 120
+    found = figures([sft(60, 5.5) | {"probe": {"best": {"bf16": 120}}}])
+    assert found[1].measured == "50%"
+
+
+def reward(rate: float, pairs: int) -> dict:
+    peer = "RewardTrainer, bfloat16 weights"
+    line = sft(rate, 5) | {"bench": "reward", "k": 4, "pairs": pairs, "dropped": 5 - pairs}
+    line["sides"] = {"tutelage": line["sides"]["tutelage"], peer: line["sides"]["SFTTrainer, bfloat16 weights"]}
+    line["ratios"] = {peer: {"median": 5.0, "low": 4.0, "high": 6.0}}
+    return line if pairs else {k: v for k, v in line.items() if k != "ratios"}
+
+
+def test_a_ratio_without_a_quiet_pair_is_marked_and_yields_to_any_with_one() -> None:
+    (noisy,) = figures([reward(60, 0)])
+    assert (noisy.measured, noisy.verdict) == ("5.0×", "met, noisy")
+    (quiet,) = figures([reward(60, 2), reward(30, 0)])
+    assert (quiet.measured, quiet.verdict) == ("5.00× (4.00 to 6.00)", "met")
+    assert figures([sft(60, 5.5) | {"pairs": 0}]) == [], "no share of a limit is told of a noisy run"
+
+
 def test_exponents_by_hand() -> None:
     # twice the work in twice the time, then twice the work in four times the time
     points = [{"seconds": s, "operations": o} for s, o in ((1, 10), (2, 20), (8, 40))]

@@ -137,7 +137,7 @@ def _normal(of: sa.FromClause) -> list[sa.ColumnElement[bool]]:
 _EVENT = schema.event.c
 _MINE = assignment.c.labeler == sa.bindparam("labeler")
 _SEEN = [_MINE, assignment.c.state != "expired"]
-_OWN = [_EVENT.labeler == sa.bindparam("labeler"), _EVENT.kind.in_(("demonstration", "correction"))]
+_OWN = [_EVENT.labeler == sa.bindparam("labeler"), _EVENT.kind.in_(("demonstration", "proposal", "correction"))]
 _RANKS = task.c.kind.in_(("rank", "compare"))  # nobody ranks beside a text of her own
 
 _ANY_CHECK = sa.select(task.c.id).where(task.c.project_id == sa.bindparam("project"), task.c.is_check > 0).limit(1)

@@ -164,3 +164,9 @@ def test_the_desk_is_told_that_a_reviewer_reads_first(house, author):
 def test_the_settings_page_keeps_the_switch(house, author):
     page = house.owner.client.get(house.path("settings")).text
     assert 'name="review_demonstrations" checked' in page
+
+
+def test_nobody_is_asked_to_rank_beside_a_text_of_her_own_that_waits(house, author):
+    write(house, author)
+    house.task("rank")
+    assert house.next(author) is None and house.next(house.person()) is not None
