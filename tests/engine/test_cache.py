@@ -20,14 +20,11 @@ def test_decoding_through_slots_equals_the_full_forward(kind, small_causal):
     n_prompt, n_new = [4, 30, 1], 6  # the second passes the first rounding of the read length
     rows = [torch.randint(5, 320, (n + n_new,), generator=g) for n in n_prompt]
     packed = Packed(n_prompt)
-    layout = PrefillLayout(packed)
+    cache = SlotCache(4, 40)
+    layout = PrefillLayout(packed, cache, [[0], [1], [2]])
     prompt_N = torch.cat([r[:n] for r, n in zip(rows, n_prompt, strict=True)])
     last_B = torch.tensor(n_prompt).cumsum(0) - 1
-    prefixes = layout.prefixes(model.logits(prompt_N, packed.position_N, last_B, layout))
-    cache = SlotCache(4, 40)
-    for slot, prefix in enumerate(prefixes):
-        cache.admit(slot, prefix)
-    got = [[p.logits_V] for p in prefixes]
+    got = [[logits_V] for logits_V in model.logits(prompt_N, packed.position_N, last_B, layout)]
     for t in range(n_new):
         position_S = torch.tensor([n + t for n in n_prompt])
         token_S = torch.stack([r[n + t] for r, n in zip(rows, n_prompt, strict=True)])
@@ -39,12 +36,11 @@ def test_decoding_through_slots_equals_the_full_forward(kind, small_causal):
         torch.testing.assert_close(torch.stack(logits), full_TV[n - 1 :], atol=1e-5, rtol=1e-5)
 
 
-def prefix(value, length):
-    packed = Packed([length])
-    layout = PrefillLayout(packed)
+def fill(cache, slots, value, length):
+    """A prompt of this many tokens, whose keys and values are all alike."""
+    layout = PrefillLayout(Packed([length]), cache, [slots])
     x = torch.full((2, length, 8), value)
     layout.attend(0, x, x, x, 1.0)
-    return layout.prefixes(torch.zeros(1, 5))[0]
 
 
 def step(cache, values, positions):
@@ -56,17 +52,30 @@ def step(cache, values, positions):
 
 def test_what_a_slot_held_before_is_not_seen():
     cache = SlotCache(2, 64)
-    cache.admit(0, prefix(1e6, 60))
-    cache.admit(1, prefix(7.0, 2))
-    cache.admit(0, prefix(1.0, 2))  # a shorter one moves into the slot
+    fill(cache, [0], 1e6, 60)
+    fill(cache, [1], 7.0, 2)
+    fill(cache, [0], 1.0, 2)  # a shorter one moves into the slot
     # Means: (1 + 1 + 4) / 3 and (7 + 7 + 1) / 3.
     assert step(cache, [4.0, 1.0], [2, 2]).tolist() == [pytest.approx([2.0] * 4), pytest.approx([5.0] * 4)]
 
 
+def test_samples_of_one_prompt_each_get_it_and_those_that_wait_a_copy():
+    cache = SlotCache(3, 8)
+    fill(cache, [0, 2], 1.0, 2)
+    kept = cache.prefix(0, 2, torch.zeros(5))
+    fill(cache, [0], 9.0, 3)  # the first sample is done, and another prompt takes its slot
+    cache.admit(1, kept)
+    assert step(cache, [9.0, 4.0, 7.0], [3, 2, 2]).tolist() == [
+        pytest.approx([9.0] * 4),
+        pytest.approx([2.0] * 4),  # (1 + 1 + 4) / 3
+        pytest.approx([3.0] * 4),  # (1 + 1 + 7) / 3
+    ]
+
+
 def test_a_moved_sequence_takes_its_keys_along():
     cache = SlotCache(2, 8)
-    cache.admit(0, prefix(9.0, 3))
-    cache.admit(1, prefix(1.0, 2))
+    fill(cache, [0], 9.0, 3)
+    fill(cache, [1], 1.0, 2)
     step(cache, [9.0, 4.0], [3, 2])
     cache.move(1, 0, 3)
     assert step(cache, [6.0], [3]).tolist() == [pytest.approx([3.0] * 4)]  # (1 + 1 + 4 + 6) / 4
@@ -74,7 +83,7 @@ def test_a_moved_sequence_takes_its_keys_along():
 
 def test_reads_stop_near_the_longest_sequence_and_never_pass_the_capacity():
     cache = SlotCache(1, 70)
-    cache.admit(0, prefix(1.0, 2))
+    fill(cache, [0], 1.0, 2)
     assert cache.step(torch.tensor([2]))._read == ROUND
     assert cache.step(torch.tensor([ROUND]))._read == 2 * ROUND
     assert cache.step(torch.tensor([69]))._read == 70
@@ -82,7 +91,7 @@ def test_reads_stop_near_the_longest_sequence_and_never_pass_the_capacity():
 
 
 def test_a_model_that_repeats_a_layer_is_refused():
-    layout = PrefillLayout(Packed([2]))
+    layout = PrefillLayout(Packed([2]), SlotCache(1, 8), [[0]])
     x = torch.zeros(2, 2, 8)
     layout.attend(0, x, x, x, 1.0)
     with pytest.raises(AssertionError, match="layer 0 ran after 1 layers"):

@@ -64,15 +64,12 @@ def test_decoding_through_slots_equals_a_whole_bf16_pass(kind, small_causal, ste
     rows = [torch.randint(5, 320, (n + n_new,), generator=g) for n in n_prompt]
     with torch.autocast("cpu", torch.bfloat16):
         packed = Packed(n_prompt)
-        layout = PrefillLayout(packed)
+        cache = SlotCache(4, 48)
+        layout = PrefillLayout(packed, cache, [[0], [1], [2]])
         prompt_N = torch.cat([r[:n] for r, n in zip(rows, n_prompt, strict=True)])
         last_B = torch.tensor(n_prompt).cumsum(0) - 1
-        prefixes = layout.prefixes(model.logits(prompt_N, packed.position_N, last_B, layout))
-        cache = SlotCache(4, 48)
-        for slot, prefix in enumerate(prefixes):
-            cache.admit(slot, prefix)
+        got = [[logits_V] for logits_V in model.logits(prompt_N, packed.position_N, last_B, layout)]
         decoder = model.decoder(cache.keys, cache.values)
-        got = [[p.logits_V] for p in prefixes]
         for t in range(n_new):
             token_S = torch.stack([r[n + t] for r, n in zip(rows, n_prompt, strict=True)])
             for slot, logits_V in enumerate(decoder.logits(token_S, torch.tensor([n + t for n in n_prompt]))):
@@ -103,8 +100,8 @@ def test_recorded_log_probabilities_are_those_that_the_learner_computes_in_bf16(
         return logp_BT[batch.mask_BT]
 
     half, exact = learned(temperature, "bf16"), learned(temperature, "fp32")
-    # Both round in the same places, so they are nearer to each other than either is to float32.
-    assert steps and (recorded - half).abs().mean() < 0.8 * (half - exact).abs().mean() < 0.03
+    # Both round in the same places, so they are much nearer to each other than either is to float32.
+    assert steps and (recorded - half).abs().mean() < 0.5 * (half - exact).abs().mean() < 0.03
     assert (recorded - learned(1.3, "bf16")).abs().mean() > 0.1
 
 

@@ -66,7 +66,7 @@ def run(model, precision, monkeypatch=None, data=None, lengths=LENGTHS):
 def fused_calls(monkeypatch):
     count = []
     layer = fused.layer
-    monkeypatch.setattr(fused, "layer", lambda *a: (count.append(1), layer(*a))[1])
+    monkeypatch.setattr(fused, "layer", lambda *a, **k: (count.append(1), layer(*a, **k))[1])
     return count
 
 
@@ -111,8 +111,32 @@ def test_hidden_states_and_logits_too(kind, make):
                     model.logits(token_N, packed.position_N, keep_M, packed),
                 ]
     for a, b, c in zip(ours, theirs, exact, strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape
+        assert a.dtype == torch.float32 and a.shape == b.shape
         assert 0 < (a - c).norm() <= 1.5 * (b - c).norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_nobody_reads_are_left_out_of_the_last_layer_and_nothing_else_changes(kind, make):
+    model, packed = make(kind), Packed(LENGTHS)
+    token_N = torch.randint(5, 320, (sum(LENGTHS),), generator=torch.Generator().manual_seed(0))
+    keep_M = torch.tensor([40, 4, 40, 107])  # in no order, and one twice
+    weight_MD = torch.randn(4, model.width, generator=torch.Generator().manual_seed(1))
+
+    def grads(hidden_MD):
+        model.zero_grad()
+        (hidden_MD * weight_MD).sum().backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    with torch.autocast("cpu", torch.bfloat16):
+        whole_MD = model.hidden(token_N, packed.position_N, packed)[keep_M]
+        few_MD = model.hidden(token_N, packed.position_N, packed, keep_M)
+        all_ND = model.hidden(token_N, packed.position_N, packed, torch.arange(sum(LENGTHS)))
+        with torch.no_grad():
+            unlearned_MD = model.hidden(token_N, packed.position_N, packed, keep_M)
+    assert torch.equal(few_MD, whole_MD) and torch.equal(unlearned_MD, whole_MD) and torch.equal(all_ND[keep_M], few_MD)
+    for (name, few), whole in zip(grads(few_MD).items(), grads(whole_MD).values(), strict=True):
+        # The row that is kept twice flows back as one sum, rounded to bf16 once.
+        assert (few - whole).norm() <= 5e-3 * whole.norm(), name
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -46,14 +46,14 @@ def test_a_token_is_valued_by_what_stood_before_it(small_causal, small_chat, bat
     at_BT = critic.at_tokens(batch.token_BT, batch.length_B)
     before_BT = critic.before_tokens(batch.token_BT, batch.length_B, batch.mask_BT)
     for i, n in enumerate(batch.length_B.tolist()):
-        assert torch.equal(before_BT[i, 2:n], at_BT[i, 1 : n - 1])
+        torch.testing.assert_close(before_BT[i, 2:n], at_BT[i, 1 : n - 1], atol=1e-6, rtol=1e-5)
         assert before_BT[i, :2].eq(0).all() and before_BT[i, n:].eq(0).all()
         assert at_BT[i, n:].eq(0).all()
     # The token itself, and all that follow, do not move its value.
     other_BT = batch.token_BT.clone()
     other_BT[:, 2] = (other_BT[:, 2] + 1) % 300
     moved_BT = critic.before_tokens(other_BT, batch.length_B, batch.mask_BT)
-    assert torch.equal(moved_BT[:, :3], before_BT[:, :3])
+    torch.testing.assert_close(moved_BT[:, :3], before_BT[:, :3], atol=1e-6, rtol=1e-5)
     assert (moved_BT - before_BT)[:2, 3:6].abs().min() > 1e-4
 
 

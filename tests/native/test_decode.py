@@ -11,7 +11,7 @@ import torch
 
 from tutelage.engine.request import SamplingConfig
 from tutelage.engine.sampling import draw, uniform
-from tutelage.native.decode import POSITIONS, Decoder, DecoderWeights, kept_heads
+from tutelage.native.decode import POSITIONS, Decoder, DecoderWeights, Projections, fill_slots
 from tutelage.native.kernels import Heads
 from tutelage.native.layer import LayerWeights
 from tutelage.native.linear import Paired, pair
@@ -144,20 +144,33 @@ def test_what_lies_beyond_a_position_is_not_read(weights):
     assert torch.equal(decoder.logits(token_S, position_S), clean_SV)
 
 
+@pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize("has_norm", [False, True])
-def test_kept_heads_are_the_turned_keys_and_the_values_padded(has_norm):
+def test_slots_are_filled_with_turned_keys_and_values_of_their_prompt_alone(has_norm, n_threads):
     heads = Heads(4, 2, 24, 1.0, 1e-6)
     qkv_NC = noise(5, heads.columns, seed=0, scale=1.0).bfloat16()
-    position_N = torch.tensor([0, 1, 2, 0, 1])
     angle_TK = noise(POSITIONS, 12, seed=1).repeat(1, 2)
     norm_K = noise(24, seed=2) + 1 if has_norm else None
-    key_GNW, value_GNW = kept_heads(qkv_NC, position_N, heads, angle_TK.cos(), angle_TK.sin(), norm_K)
+    keys, values = (torch.zeros(5, 2, POSITIONS, 32).bfloat16() for _ in range(2))
+    torch.set_num_threads(n_threads)
+    try:
+        fill_slots(
+            Projections(qkv_NC, heads, angle_TK.cos(), angle_TK.sin(), norm_K), [3, 2], [[4, 1], [2]], keys, values
+        )
+    finally:
+        torch.set_num_threads(1)
     plain_GNK = qkv_NC.float().view(5, 8, 24)[:, 4:6].transpose(0, 1)
     plain_GNK = plain_GNK if norm_K is None else rms_norm(plain_GNK, norm_K, 1e-6)
-    expected_GNK = rotate(plain_GNK, angle_TK.cos()[position_N], angle_TK.sin()[position_N])
-    torch.testing.assert_close(key_GNW[..., :24].float(), expected_GNK, atol=1e-2, rtol=2**-8)
-    assert torch.equal(value_GNW[..., :24], qkv_NC.view(5, 8, 24)[:, 6:].transpose(0, 1))
-    assert key_GNW[..., 24:].eq(0).all() and value_GNW[..., 24:].eq(0).all()
+    position_N = torch.tensor([0, 1, 2, 0, 1])
+    key_GNK = rotate(plain_GNK, angle_TK.cos()[position_N], angle_TK.sin()[position_N])
+    value_GNK = qkv_NC.view(5, 8, 24)[:, 6:].transpose(0, 1)
+    for slot, span in ((4, slice(0, 3)), (1, slice(0, 3)), (2, slice(3, 5))):
+        n = span.stop - span.start
+        torch.testing.assert_close(keys[slot, :, :n, :24].float(), key_GNK[:, span], atol=1e-2, rtol=2**-8)
+        assert torch.equal(values[slot, :, :n, :24], value_GNK[:, span])
+        assert keys[slot, :, n:].eq(0).all() and values[slot, :, n:].eq(0).all()
+    for buffer in (keys, values):
+        assert buffer[..., 24:].eq(0).all() and buffer[[0, 3]].eq(0).all()
 
 
 def test_buffers_that_cannot_be_read_are_refused(weights):

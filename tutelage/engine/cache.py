@@ -3,6 +3,7 @@
 S slots, N packed tokens, H query heads, G key heads, T positions, D head width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,48 +12,19 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tutelage.model.attention import Packed
 from tutelage.native import memory
+from tutelage.native.decode import Projections, fill_slots
 
 ROUND = 32  # read lengths are rounded up to this, so that few shapes occur
 
 
 @dataclass(slots=True)
 class Prefix:
-    """What the prompt left behind: keys and values of each layer [G, T, D], and the logits [V] that follow it."""
+    """What a prompt left behind: keys and values of each layer [G, T, D], and the logits [V] that follow it."""
 
     keys: list[Tensor]
     values: list[Tensor]
     logits_V: Tensor
     length: int
-
-
-class PrefillLayout:
-    """Packed attention over whole prompts that also keeps their keys and values."""
-
-    def __init__(self, packed: Packed) -> None:
-        self.packed = packed
-        self.keys: list[Tensor] = []  # [G, N, D] a layer
-        self.values: list[Tensor] = []
-
-    def keep(self, layer: int, key_GND: Tensor, value_GND: Tensor) -> None:
-        assert layer == len(self.keys), (
-            f"layer {layer} ran after {len(self.keys)} layers: the model skips or repeats one"
-        )
-        self.keys.append(key_GND)
-        self.values.append(value_GND)
-
-    def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
-        self.keep(layer, key_GND, value_GND)
-        return self.packed.attend(layer, query_HND, key_GND, value_GND, scaling)
-
-    def prefixes(self, logits_BV: Tensor) -> list[Prefix]:
-        """One prefix a prompt, in order."""
-        out = []
-        start = 0
-        for i, length in enumerate(self.packed.lengths):
-            span = slice(start, start + length)
-            out.append(Prefix([k[:, span] for k in self.keys], [v[:, span] for v in self.values], logits_BV[i], length))
-            start += length
-        return out
 
 
 class SlotCache:
@@ -64,16 +36,24 @@ class SlotCache:
         self.keys: list[Tensor] = []  # [S, G, T, D] a layer
         self.values: list[Tensor] = []
 
+    def open(self, layer: int, groups: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The buffers of a layer, made when they are first asked for."""
+        if layer == len(self.keys):
+            shape = (self.n_slots, groups, self.capacity, width)
+            self.keys.append(_zeros(shape, like))
+            self.values.append(_zeros(shape, like))
+        return self.keys[layer], self.values[layer]
+
     def admit(self, slot: int, prefix: Prefix) -> None:
         """Copies a prompt's keys and values into a slot."""
-        if not self.keys:
-            for k in prefix.keys:
-                shape = (self.n_slots, k.shape[0], self.capacity, k.shape[2])
-                self.keys.append(_zeros(shape, k))
-                self.values.append(_zeros(shape, k))
         for layer, (k, v) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
             self.keys[layer][slot, :, : prefix.length] = k
             self.values[layer][slot, :, : prefix.length] = v
+
+    def prefix(self, slot: int, length: int, logits_V: Tensor) -> Prefix:
+        """A copy of the prompt in a slot, for samples that wait."""
+        keys, values = ([x[slot, :, :length].clone() for x in buffers] for buffers in (self.keys, self.values))
+        return Prefix(keys, values, logits_V.clone(), length)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Puts a running sequence into a slot that another one has left."""
@@ -90,6 +70,41 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     if like.device.type == "cpu":
         return memory.zeros(*shape, dtype=like.dtype)
     return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+class PrefillLayout:
+    """Packed attention over whole prompts, whose keys and values go into slots: those of prompt b into `slots[b]`."""
+
+    def __init__(self, packed: Packed, cache: SlotCache, slots: Sequence[Sequence[int]]) -> None:
+        self.packed, self._cache, self._slots = packed, cache, slots
+        self._n_layers = 0
+
+    def keep(self, layer: int, projections: Projections) -> None:
+        """For who computes attention without asking this layout for it."""
+        heads = projections.heads
+        fill_slots(
+            projections,
+            self.packed.lengths,
+            self._slots,
+            *self._open(layer, heads.groups, heads.slot_width, projections.qkv_NC),
+        )
+
+    def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
+        keys, values = self._open(layer, len(key_GND), key_GND.shape[2], value_GND)
+        start = 0
+        for length, slots in zip(self.packed.lengths, self._slots, strict=True):
+            span = slice(start, start + length)
+            for slot in slots:
+                keys[slot, :, :length], values[slot, :, :length] = key_GND[:, span], value_GND[:, span]
+            start += length
+        return self.packed.attend(layer, query_HND, key_GND, value_GND, scaling)
+
+    def _open(self, layer: int, groups: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        assert layer == self._n_layers, (
+            f"layer {layer} ran after {self._n_layers} layers: the model skips or repeats one"
+        )
+        self._n_layers += 1
+        return self._cache.open(layer, groups, width, like)
 
 
 class DecodeLayout:

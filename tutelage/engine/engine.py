@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage.engine.cache import PrefillLayout, Prefix, SlotCache
 from tutelage.engine.request import Request, Sample, SamplingConfig
-from tutelage.engine.sampling import draw, uniform
+from tutelage.engine.sampling import uniform
 from tutelage.engine.scheduler import Running, Scheduler
 from tutelage.engine.steps import Steps
 from tutelage.errors import ConfigError, DataError
@@ -83,10 +83,10 @@ class Engine:
         longest = max(len(r.prompt_ids) for r in requests) + sampling.max_new_tokens
         cache = SlotCache(self.config.slots, longest + -longest % POSITIONS)
         steps = Steps(self.model, cache)
-        prefixes: dict[int, Prefix] = {}
+        prefixes: dict[int, Prefix] = {}  # of the prompt whose samples wait, if others of it were begun
         done: list[Sample] = []
         while scheduler.waiting or scheduler.running:
-            drawn = self._admit(scheduler, requests, cache, prefixes, sampling)
+            drawn = self._admit(scheduler, requests, cache, steps, prefixes, sampling)
             self._release(scheduler, cache, sampling, done)
             if running := scheduler.running:
                 with self._watch.phase("decode"):
@@ -122,31 +122,41 @@ class Engine:
         scheduler: Scheduler,
         requests: Sequence[Request],
         cache: SlotCache,
+        steps: Steps,
         prefixes: dict[int, Prefix],
         sampling: SamplingConfig,
     ) -> int:
-        """Fills free slots: prefills prompts that are new, copies their keys and values, and draws each first token."""
+        """Fills free slots: computes prompts that are new, takes over those that are known, draws each first token."""
         taken = scheduler.admit()
         if not taken:
             return 0
+        slots: dict[int, list[int]] = {}
+        for slot, sample in enumerate(taken, start=len(scheduler.running) - len(taken)):
+            slots.setdefault(sample.i_request, []).append(slot)
         with self._watch.phase("prefill"):
-            new = [i for i in dict.fromkeys(s.i_request for s in taken) if i not in prefixes]
-            self._prefill(new, requests, prefixes)
-        first_slot = len(scheduler.running) - len(taken)
-        for slot, sample in enumerate(taken, start=first_slot):
-            cache.admit(slot, prefixes[sample.i_request])
-        logits_SV = torch.stack([prefixes[s.i_request].logits_V for s in taken])
-        _append(taken, *draw(logits_SV, _uniform(taken), sampling))
-        kept = scheduler.waiting[0].i_request if scheduler.waiting else None
-        for i in [i for i in prefixes if i != kept]:
-            del prefixes[i]
+            for i, prefix in prefixes.items():
+                for slot in slots[i]:
+                    cache.admit(slot, prefix)
+            logits = {i: prefix.logits_V for i, prefix in prefixes.items()}
+            logits |= self._prefill({i: s for i, s in slots.items() if i not in prefixes}, requests, cache)
+            logits_SV = torch.stack([logits[s.i_request] for s in taken])
+            _append(taken, *steps.first(logits_SV, _uniform(taken), sampling))
+            kept = scheduler.waiting[0].i_request if scheduler.waiting else None
+            if kept not in prefixes:
+                prefixes.clear()
+                if kept in slots:
+                    prefixes[kept] = cache.prefix(slots[kept][0], len(requests[kept].prompt_ids), logits[kept])
         return len(taken)
 
-    def _prefill(self, new: Sequence[int], requests: Sequence[Request], prefixes: dict[int, Prefix]) -> None:
-        """Computes prompts, several in one packed row, at most `prefill_tokens` at once."""
+    def _prefill(self, slots: dict[int, list[int]], requests: Sequence[Request], cache: SlotCache) -> dict[int, Tensor]:
+        """Computes prompts into these slots, several in one packed row, at most `prefill_tokens` at once.
+
+        Returns the logits [V] that follow each.
+        """
         parts: list[list[int]] = []
+        logits: dict[int, Tensor] = {}
         room = 0
-        for i in new:
+        for i in slots:
             n = len(requests[i].prompt_ids)
             if not parts or n > room:
                 parts.append([])
@@ -155,12 +165,13 @@ class Engine:
             room -= n
         for part in parts:
             packed = Packed([len(requests[i].prompt_ids) for i in part], device=self.model.device)
-            layout = PrefillLayout(packed)
+            layout = PrefillLayout(packed, cache, [slots[i] for i in part])
             token_N = torch.tensor([t for i in part for t in requests[i].prompt_ids], device=self.model.device)
             last_B = torch.tensor(packed.lengths, device=self.model.device).cumsum(0) - 1
             with self._pass():
                 logits_BV = self.model.logits(token_N, packed.position_N, last_B, layout)
-            prefixes.update(zip(part, layout.prefixes(logits_BV), strict=True))
+            logits.update(zip(part, logits_BV, strict=True))
+        return logits
 
     def _release(self, scheduler: Scheduler, cache: SlotCache, sampling: SamplingConfig, done: list[Sample]) -> None:
         """Frees the slots of finished samples at once; the last running sequence moves into the hole."""

@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tutelage.errors import ModelError
 from tutelage.model.alike import Family, families
+from tutelage.native.decode import Projections
 
 NAME = "tutelage"
 
@@ -171,4 +172,4 @@ class KeepingLayout(Protocol):
     packed: Packed
 
     def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor: ...
-    def keep(self, layer: int, key_GND: Tensor, value_GND: Tensor) -> None: ...
+    def keep(self, layer: int, projections: Projections) -> None: ...

@@ -84,13 +84,18 @@ class CausalModel(nn.Module):
         logits_MV: Tensor = out.logits[0]
         return logits_MV
 
-    def hidden(self, token_N: Tensor, position_N: Tensor, layout: Layout) -> Tensor:
-        """Last hidden states [N, D], after the final norm."""
+    def hidden(self, token_N: Tensor, position_N: Tensor, layout: Layout, keep_M: Tensor | None = None) -> Tensor:
+        """Last hidden states after the final norm: [N, D], or at the packed positions `keep_M` alone [M, D]."""
         if trunk := self._fused(position_N, layout):
-            return trunk.hidden(token_N, layout)
+            return trunk.hidden(token_N, layout, keep_M)
         out = self.hf.base_model(input_ids=token_N[None], position_ids=position_N[None], layout=layout, use_cache=False)
         hidden_ND: Tensor = out.last_hidden_state[0]
-        return hidden_ND
+        return hidden_ND if keep_M is None else hidden_ND[keep_M]
+
+    def hidden_before(self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor) -> Tensor:
+        """Last hidden states [M, D] from which the M masked tokens, row by row, are predicted; arguments as `logp`."""
+        asked = _Asked.of(token_BT, length_B, mask_BT)
+        return self.hidden(asked.token_N, asked.packed.position_N, asked.packed, asked.keep_M)
 
     def logp(
         self,

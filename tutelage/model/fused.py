@@ -21,11 +21,11 @@ from transformers import (
 
 from tutelage.model.attention import KeepingLayout, Layout, Packed
 from tutelage.native import kernels
-from tutelage.native.decode import Decoder, DecoderWeights, kept_heads
+from tutelage.native.decode import Decoder, DecoderWeights, Projections
 from tutelage.native.head import head_logp
 from tutelage.native.kernels import Heads, Sequences
 from tutelage.native.layer import LayerWeights, TurnedWeights, last_norm, layer, layer_and_qkv
-from tutelage.native.linear import Paired, linear, pair
+from tutelage.native.linear import Paired, pair, read_logits
 
 KINDS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 ROTATIONS = {"default", "linear", "llama3", "yarn"}  # those whose angles do not depend on the length of a pass
@@ -80,22 +80,23 @@ class Trunk:
         rows, heads = self._rows(packed), self._heads()
         x_ND: Tensor = body.embed_tokens(token_N)
         y_ND: Tensor | None = None
+        read_U, keep_M = rows_read(keep_M, len(token_N))
         for i, block in enumerate(body.layers):
             weights = self._weights(i, block)
+            only_U = read_U if i == len(body.layers) - 1 else None
             if isinstance(layout, KeepingLayout):
-                x_ND, y_ND, qkv_NC = layer_and_qkv(x_ND, y_ND, weights, rows, heads)
-                cos_TK, sin_TK = rows.cos_TK, rows.sin_TK
-                layout.keep(i, *kept_heads(qkv_NC, packed.position_N, heads, cos_TK, sin_TK, weights.k_norm_K))
+                x_ND, y_ND, qkv_NC = layer_and_qkv(x_ND, y_ND, weights, rows, heads, only_U)
+                layout.keep(i, Projections(qkv_NC, heads, rows.cos_TK, rows.sin_TK, weights.k_norm_K))
             else:
-                x_ND, y_ND = layer(x_ND, y_ND, weights, rows, heads, _parameters(block))
+                x_ND, y_ND = layer(x_ND, y_ND, weights, rows, heads, _parameters(block), only_U)
         return last_norm(x_ND, y_ND, body.norm.weight, body.norm.variance_epsilon, keep_M)
 
     def logits(self, hidden_MD: Tensor) -> Tensor:
-        """Next-token logits [M, V] in bf16."""
+        """Next-token logits [M, V], float32 but for passes with gradient."""
         weight_VD = self._head()
         if torch.is_grad_enabled() and (hidden_MD.requires_grad or weight_VD.requires_grad):
             return nn.functional.linear(hidden_MD, weight_VD)
-        return linear(hidden_MD.bfloat16(), self._paired("head", [weight_VD]))
+        return read_logits(hidden_MD.bfloat16(), self._paired("head", [weight_VD]))
 
     def logp(
         self, hidden_MD: Tensor, token_M: Tensor, *, temperature: float, with_entropy: bool
@@ -205,6 +206,19 @@ class Trunk:
             float(block.input_layernorm.variance_epsilon),
             turned,
         )
+
+
+def rows_read(keep_M: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
+    """Which of n rows the last layer need finish [U], in order, and where each kept row stands among them [M].
+
+    Without rows that nobody reads: None, and `keep_M` as it was.
+    """
+    if keep_M is None:
+        return None, None
+    is_read_N = torch.zeros(n, dtype=torch.bool)
+    is_read_N[keep_M] = True
+    read_U = is_read_N.nonzero().squeeze(1)
+    return (None, keep_M) if len(read_U) == n else (read_U, (is_read_N.cumsum(0) - 1)[keep_M])
 
 
 def _parameters(block: Any) -> tuple[Tensor | None, ...]:

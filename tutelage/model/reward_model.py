@@ -150,12 +150,12 @@ class RewardModel(nn.Module):
             hidden_BTD, one_B = self.backbone.hidden(token_BT[:, :longest], length_B), torch.zeros_like(length_B)
         else:
             packed, one_B = Packed.of(token_BT, length_B), length_B - 1
-            hidden_ND = self.backbone.hidden(packed.pack(token_BT[:, :longest]), packed.position_N, packed)
+            read = packed.pack(token_BT[:, :longest]), packed.position_N, packed
             if self.read == "token" and self.gate is None:  # nothing else is needed of the rows
                 last_B = packed.where_BT[torch.arange(len(length_B), device=token_BT.device), one_B]
-                one_BD = hidden_ND[last_B].float()
+                one_BD = self.backbone.hidden(*read, last_B).float()
                 return one_BD, torch.zeros_like(one_BD)
-            hidden_BTD = packed.unpack(hidden_ND)
+            hidden_BTD = packed.unpack(self.backbone.hidden(*read))
         answer_BT = mask_BT[:, :longest, None]
         before_BT = ~answer_BT & (torch.arange(longest, device=token_BT.device) < length_B[:, None])[..., None]
         hidden_BTD = hidden_BTD.float()

@@ -26,6 +26,12 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def _read(self, hidden_ND: Tensor) -> Tensor:
+        """Value [N] of each state, in float32 whatever the pass: what it differs by from token to token is small."""
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            value_N1: Tensor = self.head(hidden_ND.float())
+        return value_N1.squeeze(-1)
+
     @classmethod
     def from_reward(cls, reward: RewardModel) -> "ValueModel":
         """Starts as the reward model: an answer's value at its last token is its score (Ouyang et al. 2022, 3.5).
@@ -48,13 +54,12 @@ class ValueModel(nn.Module):
         """What the head reads at every token [B, T], that token included; 0 beyond the length."""
         packed = Packed.of(token_BT, length_B)
         hidden_ND = self.backbone.hidden(packed.pack(token_BT[:, : packed.longest]), packed.position_N, packed)
-        return _widen(packed.unpack(self.head(hidden_ND.float()).squeeze(-1)), token_BT.shape[1])
+        return _widen(packed.unpack(self._read(hidden_ND)), token_BT.shape[1])
 
     def before_tokens(self, token_BT: Tensor, length_B: Tensor, mask_BT: Tensor) -> Tensor:
         """Value [B, T] of the state in which each masked token was chosen: read one token earlier; 0 off the mask."""
-        at_BT = self.at_tokens(token_BT, length_B)
-        before_BT = torch.cat([torch.zeros_like(at_BT[:, :1]), at_BT[:, :-1]], dim=1)
-        return torch.where(mask_BT, before_BT, 0.0)
+        hidden_MD = self.backbone.hidden_before(token_BT, length_B, mask_BT)
+        return torch.zeros_like(mask_BT, dtype=torch.float32).masked_scatter(mask_BT, self._read(hidden_MD))
 
 
 class PolicyWithValue(nn.Module):

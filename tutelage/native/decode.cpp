@@ -2,7 +2,7 @@
 //
 //   decode_step    embedding, the layers (norm, projections, rotation, attention over what a slot holds, gated MLP),
 //                  last norm and output layer -> logits, and, if asked, one token a row drawn from them
-//   rotated_keys   the keys of a prompt, normed and rotated as attention_forward does by itself
+//   fill_slots     keys of prompts, normed and rotated as attention_forward does by itself, and values, put into slots
 //
 // The same roundings to bf16 in the same places as in a training pass. A row is computed by itself, to the bit, so a
 // sample does not depend on what runs beside it.
@@ -11,6 +11,7 @@
 // reading the weights worth while, the columns of every layer are shared out instead, so that each weight is read once.
 #include <cmath>
 
+#include "draw.h"
 #include "linear.h"
 #include "rotate.h"
 
@@ -100,6 +101,13 @@ static void apply_shared(const Linear& layer, const bf16* x, bf16* out, long ste
     });
 }
 
+// logits[n, vocabulary].
+static void read_out(const Decoder& m, const Rows& rows, float* logits, int n_threads) {
+    share_columns(m.head, rows.h, rows, n_threads, [&](long j, long count, long row, long n, float* sums) {
+        for (long i = 0; i < n; i++) std::memcpy(logits + (row + i) * m.vocabulary + j, sums + i * PANEL, count * 4);
+    });
+}
+
 // x += W h, rounded to bf16 before it is added, as a layer's output is.
 static void add_shared(const Linear& layer, const bf16* h, const Rows& rows, int n_threads) {
     share_columns(layer, h, rows, n_threads, [&](long j, long count, long row, long n, float* sums) {
@@ -172,6 +180,7 @@ static void attend(const bf16* query, const bf16* keys, const bf16* values, bf16
     for (long t = 0; t < n; t++) {
         score[t] = fast_exp((score[t] - top) * scale);
         total += score[t];
+        score[t] = widen(narrow(score[t]));  // as attention_forward does, so that sampling and training agree
     }
     weigh(score, values, n, width, sums, next_values);
     const float part = 1.0f / total;
@@ -235,7 +244,7 @@ static thread_local Scratch hall;  // of a whole step; `scratch` is of a part
 
 // All layers of the rows from `slot` on, of which there are n; logits[n, vocabulary].
 static void decode_rows(const Decoder& m, const Layer* layers, const int64_t* token, const int64_t* position, long slot,
-                        long n, bf16* logits, int n_threads) {
+                        long n, float* logits, int n_threads) {
     const long d = m.width, whole = whole_steps(n), in = padded(d), o = padded(m.heads * m.head_width);
     const long c = (m.heads + 2 * m.groups) * m.head_width, step = padded(m.inner);
     hall.reset(whole * (d * 4 + (in + o + c + step) * 2) + 512);
@@ -255,7 +264,7 @@ static void decode_rows(const Decoder& m, const Layer* layers, const int64_t* to
         add_shared(layer->down, rows.gated, rows, n_threads);
     }
     norm(m, m.last_norm, rows, n_threads);
-    apply_shared(m.head, rows.h, logits, m.vocabulary, rows, n_threads);
+    read_out(m, rows, logits, n_threads);
 }
 
 static bool is_near(const Decoder& m) {
@@ -263,53 +272,19 @@ static bool is_near(const Decoder& m) {
     return m.layers * layer + m.width * m.vocabulary < NEAR;
 }
 
-// One token of softmax(logits * inverse_temperature): the first whose cumulative probability passes u, over the
-// vocabulary in its own order. Probabilities are summed in float64 by blocks.
-static void draw_row(const bf16* logits, float inverse_temperature, double u, long v, float* weight, double* before,
-                     int64_t* token, float* logp) {
-    float top = -INFINITY;
-#pragma omp simd reduction(max : top)
-    for (long j = 0; j < v; j++) top = widen(logits[j]) > top ? widen(logits[j]) : top;
-    double total = 0;
-    for (long j = 0; j < v; j += 64) {
-        const long end = j + 64 < v ? j + 64 : v;
-        before[j / 64] = total;
-#pragma omp simd
-        for (long l = j; l < end; l++) weight[l] = fast_exp((widen(logits[l]) - top) * inverse_temperature);
-        double sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (long l = j; l < end; l++) sum += double(weight[l]);
-        total += sum;
-    }
-    const double target = u * total;
-    long block = (v - 1) / 64;
-    while (block > 0 && before[block] > target) block--;
-    double sum = before[block];
-    long chosen = -1, last = 0;
-    for (long l = block * 64; l < v && chosen < 0; l++) {
-        sum += double(weight[l]);
-        if (weight[l] > 0) last = l;
-        if (sum > target && weight[l] > 0) chosen = l;
-    }
-    *token = chosen < 0 ? last : chosen;
-    *logp = float((widen(logits[*token]) - top) * inverse_temperature - std::log(total));
-}
-
 extern "C" {
 
-// token[n], position[n] of the first n slots. logits[n, vocabulary] bf16. With uniform[n] (else null): drawn[n] and its
+// token[n], position[n] of the first n slots. logits[n, vocabulary]. With uniform[n] (else null): drawn[n] and its
 // logp[n] at 1 / inverse_temperature.
 void decode_step(const Decoder* m, const Layer* layers, const int64_t* token, const int64_t* position, long n,
-                 bf16* logits, const double* uniform, float inverse_temperature, int64_t* drawn, float* logp,
+                 float* logits, const double* uniform, float inverse_temperature, int64_t* drawn, float* logp,
                  int n_threads) {
     const auto draw = [&](long first, long end) {
         if (!uniform) return;
-        scratch.reset(m->vocabulary * 4 + (m->vocabulary / 64 + 1) * 8 + 256);
-        float* weight = scratch.take<float>(m->vocabulary);
-        double* before = scratch.take<double>(m->vocabulary / 64 + 1);
-        for (long i = first; i < end; i++)
-            draw_row(logits + i * m->vocabulary, inverse_temperature, uniform[i], m->vocabulary, weight, before, drawn + i,
-                     logp + i);
+        for (long i = first; i < end; i++) {
+            scratch.reset(draw_bytes(m->vocabulary));
+            draw_row(logits + i * m->vocabulary, inverse_temperature, uniform[i], m->vocabulary, drawn + i, logp + i);
+        }
     };
     if (n_threads > 1 && n < n_threads * FEW_ROWS && !is_near(*m)) {
         Tiles tiles;
@@ -325,14 +300,28 @@ void decode_step(const Decoder* m, const Layer* layers, const int64_t* token, co
     });
 }
 
-// qkv[n, heads + 2 groups, width] -> keys[groups, n, width padded to a multiple of 32], zero before; position[n].
-void rotated_keys(const bf16* qkv, const int64_t* position, const float* cos, const float* sin, const float* k_norm,
-                  float eps, bf16* keys, long n, long heads, long groups, long width) {
-    float* plain = new float[width];
-    for (long i = 0; i < n; i++)
-        for (long g = 0; g < groups; g++)
-            rotate(keys + (g * n + i) * padded(width), qkv + (i * (heads + 2 * groups) + heads + g) * width, k_norm, eps,
-                   cos + position[i] * width, sin + position[i] * width, width, plain);
-    delete[] plain;
+// qkv[n, heads + 2 groups, width] of prompts start[b] to start[b + 1] -> their keys, normed and rotated, and their values
+// in the slots slot[from[b]] to slot[from[b + 1]] of keys and values[slots, groups, capacity, width padded].
+void fill_slots(const bf16* qkv, const int64_t* start, const int64_t* from, const int64_t* slot, const float* cos,
+                const float* sin, const float* k_norm, float eps, bf16* keys, bf16* values, long n_prompts, long heads,
+                long groups, long width, long capacity, int n_threads) {
+    const long w = padded(width), c = (heads + 2 * groups) * width;
+    share(n_prompts * groups, n_threads, [&](long task) {
+        const long b = task / groups, g = task % groups, n = start[b + 1] - start[b];
+        if (from[b] == from[b + 1]) return;
+        scratch.reset(width * 4 + 64);
+        float* plain = scratch.take<float>(width);
+        const long first = (slot[from[b]] * groups + g) * capacity * w;
+        for (long t = 0; t < n; t++) {
+            const bf16* key = qkv + (start[b] + t) * c + (heads + g) * width;
+            rotate(keys + first + t * w, key, k_norm, eps, cos + t * width, sin + t * width, width, plain);
+            std::memcpy(values + first + t * w, key + groups * width, width * sizeof(bf16));
+        }
+        for (long s = from[b] + 1; s < from[b + 1]; s++) {
+            const long other = (slot[s] * groups + g) * capacity * w;
+            std::memcpy(keys + other, keys + first, n * w * sizeof(bf16));
+            std::memcpy(values + other, values + first, n * w * sizeof(bf16));
+        }
+    });
 }
 }

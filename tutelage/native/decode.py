@@ -11,14 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from tutelage.native.kernels import BF16, F32, I64, Heads, at, kernels_of, threads
 from tutelage.native.layer import LayerWeights
 from tutelage.native.linear import LinearStruct, Paired
 
 POSITIONS = 16  # a slot holds a multiple of this, since scores are computed by so many
-HEAD_STEP = 32  # a head in a slot is padded with zeros to a multiple of this
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class Decoder:
         self._held = weights, list(keys), list(values)  # what the structures point to
         slots, groups, capacity, padded_width = shape = keys[0].shape
         width = weights.heads.width
-        assert groups == weights.heads.groups and padded_width == width + -width % HEAD_STEP, "keys of another model"
+        assert groups == weights.heads.groups and padded_width == weights.heads.slot_width, "keys of another model"
         assert capacity % POSITIONS == 0 and len(weights.cos_TK) >= capacity, "a slot of a length that cannot be read"
         self._slots, self._vocabulary = slots, len(weights.embedding_VD)
         self._layers = (_Layer * len(weights.layers))(
@@ -78,7 +76,7 @@ class Decoder:
         )  # fmt: skip
 
     def logits(self, token_S: Tensor, position_S: Tensor) -> Tensor:
-        """Next-token logits [S, V] bf16 of one more token in each of the first slots."""
+        """Next-token logits [S, V] float32 of one more token in each of the first slots."""
         return self._step(token_S, position_S, None, 1.0)[0]
 
     def draw(
@@ -93,11 +91,11 @@ class Decoder:
     ) -> tuple[Tensor, Tensor, Tensor]:
         n = len(token_S)
         assert n <= self._slots, f"{n} rows, but {self._slots} slots"
-        logits_SV = torch.empty(n, self._vocabulary, dtype=BF16)
+        logits_SV = torch.empty(n, self._vocabulary)
         drawn_S, logp_S = torch.empty(n, dtype=I64), torch.empty(n)
         kernels_of().decode_step(
             ctypes.byref(self._decoder), self._layers, at(token_S, I64, n), at(position_S, I64, n),
-            ctypes.c_long(n), at(logits_SV, BF16, n, self._vocabulary), at(uniform_S, torch.float64, n),
+            ctypes.c_long(n), at(logits_SV, F32, n, self._vocabulary), at(uniform_S, torch.float64, n),
             ctypes.c_float(1 / temperature), at(drawn_S, I64, n), at(logp_S, F32, n),
             threads(),
         )  # fmt: skip
@@ -114,18 +112,33 @@ def _layer(layer: LayerWeights, keys: ctypes.c_void_p, values: ctypes.c_void_p) 
     )  # fmt: skip
 
 
-def kept_heads(
-    qkv_NC: Tensor, position_N: Tensor, heads: Heads, cos_TK: Tensor, sin_TK: Tensor, k_norm_K: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """What a slot holds of a packed row: its keys, normed and rotated, and its values, [G, N, W] bf16 each."""
-    n, t, width = len(qkv_NC), len(cos_TK), heads.width
-    assert not n or int(position_N.max()) < t, "a position without a rotation"
-    value_NGK = qkv_NC[:, (heads.queries + heads.groups) * width :].view(n, heads.groups, width)
-    value_GNW = pad(value_NGK.transpose(0, 1), (0, -width % HEAD_STEP))
-    key_GNW = torch.zeros_like(value_GNW, memory_format=torch.contiguous_format)
-    kernels_of().rotated_keys(
-        at(qkv_NC, BF16, n, heads.columns), at(position_N, I64, n), at(cos_TK, F32, t, width),
-        at(sin_TK, F32, t, width), at(k_norm_K, F32, width), ctypes.c_float(heads.eps),
-        at(key_GNW, BF16, *key_GNW.shape), *(ctypes.c_long(x) for x in (n, heads.queries, heads.groups, width)),
+@dataclass(frozen=True, slots=True)
+class Projections:
+    """What attention of a packed row read, bf16 [N, C], and what turns its keys by their positions."""
+
+    qkv_NC: Tensor
+    heads: Heads
+    cos_TK: Tensor
+    sin_TK: Tensor
+    k_norm_K: Tensor | None
+
+
+def fill_slots(
+    projections: Projections, lengths: Sequence[int], slots: Sequence[Sequence[int]], keys_SGTW: Tensor,
+    values_SGTW: Tensor,
+) -> None:  # fmt: skip
+    """Writes keys, normed and rotated, and values of prompt b, `lengths[b]` tokens long, into each of `slots[b]`."""
+    p, heads = projections, projections.heads
+    n, t = len(p.qkv_NC), len(p.cos_TK)
+    s, _, capacity, w = keys_SGTW.shape
+    assert sum(lengths) == n and max(lengths) <= min(t, capacity), "prompts that do not fit"
+    assert all(0 <= slot < s for taken in slots for slot in taken), "a slot that does not exist"
+    start_B1, from_B1 = (torch.tensor([0, *x]).cumsum(0) for x in (lengths, [len(taken) for taken in slots]))
+    slot_S = torch.tensor([slot for taken in slots for slot in taken], dtype=I64)
+    kernels_of().fill_slots(
+        at(p.qkv_NC, BF16, n, heads.columns), at(start_B1, I64, len(lengths) + 1), at(from_B1, I64, len(slots) + 1),
+        at(slot_S, I64, len(slot_S)), at(p.cos_TK, F32, t, heads.width), at(p.sin_TK, F32, t, heads.width),
+        at(p.k_norm_K, F32, heads.width), ctypes.c_float(heads.eps), at(keys_SGTW, BF16, s, heads.groups, capacity, w),
+        at(values_SGTW, BF16, s, heads.groups, capacity, w),
+        *(ctypes.c_long(x) for x in (len(lengths), heads.queries, heads.groups, heads.width, capacity)), threads(),
     )  # fmt: skip
-    return key_GNW, value_GNW

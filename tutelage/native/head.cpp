@@ -1,65 +1,101 @@
-// The output layer and what is read off it: logits live in the cache for a few rows at a time. Equals plain.py:
+// The output layer and what is read off it: logits live in the cache for one panel of columns, in float32. Equals plain.py:
 //
-//   head_forward    logits x W^T in bf16, then the log-probability of a chosen token, logsumexp and entropy of each row
+//   head_forward    the log-probability of a chosen token, logsumexp and entropy of each row of logits x W^T
 //   head_backward   the logits once more, the gradient of the log-probability by them, and that by x
+//   head_logits     the logits themselves
+//   draw_rows       one token of each row of logits
 //
 // Threads take blocks of rows; a row is computed by itself, to the bit.
 #include <cmath>
 
+#include "draw.h"
 #include "linear.h"
 
 static const long ROWS = 128;  // of a part: enough to use a weight often, few enough to stay in the cache
+static const long FEW = 32;    // whose panel stays in the nearest cache
 
-// Numbers between two rows of logits, which must not lie at a distance that the cache maps to one place.
-static long logits_step(long v) { return v + 32; }
+// What is known of a row of logits * inverse_temperature after some of its panels, each lane for every 16th column: the
+// highest logit, the sum of the weights e^(logit - top), and the mean of logit - top by them, times that sum.
+struct Seen {
+    float top[16], sum[16], mean[16], chosen;
+};
 
-// logp of the token, logsumexp and entropy (unless null) of one row of logits * inverse_temperature.
-static void read_row(const bf16* row, int64_t token, float inverse_temperature, float* logp, float* norm, float* entropy,
-                     long v) {
-    float top = -INFINITY, sum = 0, mean = 0;
-#pragma omp simd reduction(max : top)
-    for (long j = 0; j < v; j++) top = widen(row[j]) > top ? widen(row[j]) : top;
-    if (entropy) {
-#pragma omp simd reduction(+ : sum, mean)
-        for (long j = 0; j < v; j++) {
-            float below = (widen(row[j]) - top) * inverse_temperature;
-            float weight = fast_exp(below);
+static inline void begin(Seen& seen) {
+    for (int l = 0; l < 16; l++) seen.top[l] = -1e30f, seen.sum[l] = seen.mean[l] = 0;  // not -inf, which - itself is NaN
+    seen.chosen = 0;
+}
+
+template <bool ENTROPY>
+static inline void take_in(Seen& seen, const float* logit, float inverse_temperature) {
+#pragma omp simd
+    for (int l = 0; l < 16; l++) {
+        float top = seen.top[l], sum, mean;
+        for (int p = l; p < PANEL; p += 16) top = logit[p] > top ? logit[p] : top;
+        const float sunk = (seen.top[l] - top) * inverse_temperature, shrink = fast_exp(sunk);
+        sum = seen.sum[l] * shrink;
+        mean = ENTROPY ? (seen.mean[l] + seen.sum[l] * sunk) * shrink : 0.0f;
+        for (int p = l; p < PANEL; p += 16) {
+            const float below = (logit[p] - top) * inverse_temperature, weight = fast_exp(below);
             sum += weight;
-            mean += weight > 0 ? weight * below : 0.0f;  // 0 x -inf of a forbidden token is 0
+            if (ENTROPY) mean += weight > 0 ? weight * below : 0.0f;  // 0 x -inf of a forbidden token is 0
         }
-        *entropy = std::log(sum) - mean / sum;
-    } else {
-#pragma omp simd reduction(+ : sum)
-        for (long j = 0; j < v; j++) sum += fast_exp((widen(row[j]) - top) * inverse_temperature);
+        seen.top[l] = top, seen.sum[l] = sum, seen.mean[l] = mean;
+    }
+}
+
+// logp of the chosen token, logsumexp and entropy (unless null) of a row of which all was seen.
+static void read_row(const Seen& seen, float inverse_temperature, float* logp, float* norm, float* entropy) {
+    float top = -1e30f, sum = 0, mean = 0;
+    for (int l = 0; l < 16; l++) top = seen.top[l] > top ? seen.top[l] : top;
+    for (int l = 0; l < 16; l++) {
+        const float sunk = (seen.top[l] - top) * inverse_temperature, shrink = fast_exp(sunk);
+        sum += seen.sum[l] * shrink;
+        mean += (seen.mean[l] + seen.sum[l] * sunk) * shrink;
     }
     *norm = top * inverse_temperature + std::log(sum);
-    *logp = (widen(row[token]) - top) * inverse_temperature - std::log(sum);
+    *logp = (seen.chosen - top) * inverse_temperature - std::log(sum);
+    if (entropy) *entropy = std::log(sum) - mean / sum;
 }
 
-// slope = grad * inverse_temperature * (onehot(token) - softmax) of one row.
-static void slope_row(const bf16* row, bf16* slope, int64_t token, float norm, float grad, float inverse_temperature,
-                      long v) {
+// slope = grad * inverse_temperature * (onehot(token) - softmax) of one panel of a row, which starts at column `first`.
+static inline void slope_panel(const float* logit, bf16* slope, long first, long count, int64_t token, float norm,
+                               float grad, float inverse_temperature) {
     const float scale = grad * inverse_temperature;
-    const float chosen = scale * (1.0f - fast_exp(widen(row[token]) * inverse_temperature - norm));
-    for (long first = 0; first < v; first += PANEL) {
-        float part[PANEL];
-        const long count = v - first < PANEL ? v - first : PANEL;
+    float part[PANEL];
 #pragma omp simd
-        for (long j = 0; j < count; j++) part[j] = -scale * fast_exp(widen(row[first + j]) * inverse_temperature - norm);
-        narrow_all(slope + first, part, count);
-    }
-    slope[token] = narrow(chosen);
+    for (long j = 0; j < count; j++) part[j] = -scale * fast_exp(logit[j] * inverse_temperature - norm);
+    if (token >= first && token < first + count)
+        part[token - first] = scale * (1.0f - fast_exp(logit[token - first] * inverse_temperature - norm));
+    narrow_all(slope + first, part, count);
 }
 
-// Logits of m rows of x, panel by panel, each panel for 32 rows at a time.
-static void logits_of(const Linear& head, const bf16* x, bf16* logits, long m, float* sums) {
-    const long in = padded(head.in), step = logits_step(head.out);
+// done(row, first column, how many, logits) for each panel of each of m rows of x; logits beyond the last column: -inf.
+template <class F>
+static void each_panel(const Linear& head, const bf16* x, long m, float* sums, F done) {
+    const long in = padded(head.in);
     for (long first = 0; first < head.out; first += PANEL)
-        for (long i = 0; i < m; i += 32) {
-            const long n = m - i < 32 ? m - i : 32;
+        for (long i = 0; i < m; i += FEW) {
+            const long n = m - i < FEW ? m - i : FEW;
             const long count = panel(head, first, head.out, x + i * in, whole_steps(n), sums);
-            for (long k = 0; k < n; k++) narrow_all(logits + (i + k) * step + first, sums + k * PANEL, count);
+            for (long k = 0; k < n; k++) {
+                float* logit = sums + k * PANEL;
+                for (long j = count; j < PANEL; j++) logit[j] = -INFINITY;
+                done(i + k, first, count, logit);
+            }
         }
+}
+
+// work(first row, how many, these rows of x[n, in] as `panel` reads them, room for sums) for parts of the rows, which the
+// threads share; beside: bytes of scratch that it takes besides.
+template <class F>
+static void share_rows(const Linear& head, const bf16* x, long n, long beside, int n_threads, F work) {
+    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
+        const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
+        scratch.reset(ROWS * padded(head.in) * 2 + FEW * PANEL * 4 + beside + 256);
+        bf16* buffer = scratch.take<bf16>(ROWS * padded(head.in));
+        float* sums = scratch.take<float>(FEW * PANEL);
+        work(first, m, whole_rows(buffer, x + first * head.in, m, head.in), sums);
+    });
 }
 
 extern "C" {
@@ -67,36 +103,56 @@ extern "C" {
 // x[n, in], token[n] -> logp[n], norm[n], entropy[n] (unless null).
 void head_forward(const Linear* head, const bf16* x, const int64_t* token, float inverse_temperature, float* logp,
                   float* norm, float* entropy, long n, int n_threads) {
-    const long v = head->out, in = padded(head->in), step = logits_step(v);
-    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
-        const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
-        scratch.reset(ROWS * (in + step) * 2 + 32 * PANEL * 4 + 256);
-        bf16 *buffer = scratch.take<bf16>(ROWS * in), *logits = scratch.take<bf16>(ROWS * step);
-        float* sums = scratch.take<float>(32 * PANEL);
-        logits_of(*head, whole_rows(buffer, x + first * head->in, m, head->in), logits, m, sums);
+    share_rows(*head, x, n, ROWS * sizeof(Seen), n_threads, [&](long start, long m, const bf16* rows, float* sums) {
+        Seen* seen = scratch.take<Seen>(ROWS);
+        for (long i = 0; i < m; i++) begin(seen[i]);
+        each_panel(*head, rows, m, sums, [&](long i, long first, long count, const float* logit) {
+            if (entropy)
+                take_in<true>(seen[i], logit, inverse_temperature);
+            else
+                take_in<false>(seen[i], logit, inverse_temperature);
+            const long at = token[start + i] - first;
+            if (at >= 0 && at < count) seen[i].chosen = logit[at];
+        });
         for (long i = 0; i < m; i++)
-            read_row(logits + i * step, token[first + i], inverse_temperature, logp + first + i, norm + first + i,
-                     entropy ? entropy + first + i : nullptr, v);
+            read_row(seen[i], inverse_temperature, logp + start + i, norm + start + i, entropy ? entropy + start + i : nullptr);
     });
 }
 
 // grad[n] of the log-probabilities -> slope[n, v] bf16 of the logits, and with `turned` (else null) grad_x[n, in] bf16.
 void head_backward(const Linear* head, const Linear* turned, const bf16* x, const int64_t* token, const float* norm,
                    const float* grad, float inverse_temperature, bf16* slope, bf16* grad_x, long n, int n_threads) {
-    const long v = head->out, in = padded(head->in), step = logits_step(v), wide = padded(v);
-    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
-        const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
-        scratch.reset(ROWS * (in + step + wide) * 2 + ROWS * PANEL * 4 + 256);
-        bf16 *buffer = scratch.take<bf16>(ROWS * in), *logits = scratch.take<bf16>(ROWS * step);
-        bf16* slopes = scratch.take<bf16>(ROWS * wide);
-        float* sums = scratch.take<float>(ROWS * PANEL);
-        logits_of(*head, whole_rows(buffer, x + first * head->in, m, head->in), logits, m, sums);
-        for (long i = 0; i < m; i++)
-            slope_row(logits + i * step, slope + (first + i) * v, token[first + i], norm[first + i], grad[first + i],
-                      inverse_temperature, v);
+    const long v = head->out, beside = ROWS * (padded(v) * 2 + PANEL * 4) + 128;
+    share_rows(*head, x, n, beside, n_threads, [&](long start, long m, const bf16* rows, float* sums) {
+        bf16* slopes = scratch.take<bf16>(ROWS * padded(v));
+        float* wide = scratch.take<float>(ROWS * PANEL);
+        each_panel(*head, rows, m, sums, [&](long i, long first, long count, const float* logit) {
+            bf16* to = slope + (start + i) * v;
+            fetch_panel_to_write(to + first);
+            slope_panel(logit, to, first, count, token[start + i], norm[start + i], grad[start + i], inverse_temperature);
+        });
         if (turned)
-            apply(*turned, whole_rows(slopes, slope + first * v, m, v), grad_x + first * head->in, head->in, m,
-                  whole_steps(m), sums);
+            apply(*turned, whole_rows(slopes, slope + start * v, m, v), grad_x + start * head->in, head->in, m,
+                  whole_steps(m), wide);
+    });
+}
+
+// x[n, in] -> logits[n, v] float32.
+void head_logits(const Linear* head, const bf16* x, float* logits, long n, int n_threads) {
+    const long v = head->out;
+    share_rows(*head, x, n, 0, n_threads, [&](long start, long m, const bf16* rows, float* sums) {
+        each_panel(*head, rows, m, sums, [&](long i, long first, long count, const float* logit) {
+            std::memcpy(logits + (start + i) * v + first, logit, count * 4);
+        });
+    });
+}
+
+// logits[n, v], uniform[n] -> token[n] and logp[n] of each, drawn from softmax(logits * inverse_temperature).
+void draw_rows(const float* logits, const double* uniform, float inverse_temperature, int64_t* token, float* logp, long n,
+               long v, int n_threads) {
+    share(n, n_threads, [&](long i) {
+        scratch.reset(draw_bytes(v));
+        draw_row(logits + i * v, inverse_temperature, uniform[i], v, token + i, logp + i);
     });
 }
 }

@@ -1,4 +1,4 @@
-"""The output layer and the log-probability of chosen tokens in one: logits exist for a few rows at a time, in bf16.
+"""The output layer and the log-probability of chosen tokens in one: logits exist for a panel of columns at a time.
 
 The backward pass computes them again: at 4096 tokens of vocabulary that costs 5 % of an update, and keeping them would
 cost 8 KB a position. The same numbers as `model.logits` on whole logits, to rounding (held by a test).

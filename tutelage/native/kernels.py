@@ -13,6 +13,7 @@ from tutelage.native.build import library
 from tutelage.native.memory import empty
 
 BF16, F32, I64 = torch.bfloat16, torch.float32, torch.int64
+HEAD_STEP = 32
 NORM_ROWS = 512  # whose part of the gradient of a norm's weight is summed by itself
 
 
@@ -25,6 +26,11 @@ class Heads:
     width: int  # K
     scaling: float  # multiplies the scores
     eps: float  # of the norms of queries and keys
+
+    @property
+    def slot_width(self) -> int:
+        """Numbers that a head takes in a slot: padded with zeros to a multiple of HEAD_STEP."""
+        return self.width + -self.width % HEAD_STEP
 
     @property
     def columns(self) -> int:

@@ -2,7 +2,7 @@
 
 Between layers the residual stream travels as a pair: x_ND float32, and y_ND bf16 that is still to be added to it, so
 that the addition is one with the next norm. y_ND is None before the first layer.
-N tokens, D width, C columns of the joined projections, O = H * K, F inner width.
+N tokens, M of them that go on, D width, C columns of the joined projections, O = H * K, F inner width.
 """
 
 from dataclasses import dataclass
@@ -57,43 +57,57 @@ class _Kept(NamedTuple):
     qkv_NC: Tensor
     out_NO: Tensor
     lse_NH: Tensor
-    mlp_in_ND: Tensor
-    mlp_inverse_N: Tensor
-    gate_up_N2F: Tensor | None
+    mlp_in_MD: Tensor
+    mlp_inverse_M: Tensor
+    gate_up_M2F: Tensor | None
 
 
 def layer(
     x_ND: Tensor, y_ND: Tensor | None, weights: LayerWeights, rows: Sequences, heads: Heads,
-    parameters: tuple[Tensor | None, ...],
+    parameters: tuple[Tensor | None, ...], only_M: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """One layer on the stream. `parameters`, in the order of PARAMETERS, take the gradients; None where absent."""
+    """One layer on the stream. `parameters`, in the order of PARAMETERS, take the gradients; None where absent.
+
+    only_M  rows that anything reads afterwards, none twice: behind attention the others are left out; None: all
+    """
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x_ND, y_ND, *parameters)):
-        out: tuple[Tensor, Tensor] = _Layer.apply(x_ND, y_ND, weights, rows, heads, *parameters)  # type: ignore[no-untyped-call]
+        out: tuple[Tensor, Tensor] = _Layer.apply(x_ND, y_ND, weights, rows, heads, only_M, *parameters)  # type: ignore[no-untyped-call]
         return out
-    return layer_and_qkv(x_ND, y_ND, weights, rows, heads)[:2]
+    return layer_and_qkv(x_ND, y_ND, weights, rows, heads, only_M)[:2]
 
 
 def layer_and_qkv(
-    x_ND: Tensor, y_ND: Tensor | None, weights: LayerWeights, rows: Sequences, heads: Heads
-) -> tuple[Tensor, Tensor, Tensor]:
+    x_ND: Tensor, y_ND: Tensor | None, weights: LayerWeights, rows: Sequences, heads: Heads,
+    only_M: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`layer` without gradient, and the projections [N, C] that its attention read."""
-    x_ND, y_ND, kept = _forward(x_ND, y_ND, weights, rows, heads, keep=False)
-    return x_ND, y_ND, kept.qkv_NC
+    x_MD, y_MD, kept = _forward(x_ND, y_ND, weights, rows, heads, only_M, keep=False)
+    return x_MD, y_MD, kept.qkv_NC
 
 
 def _forward(
-    x_ND: Tensor, y_ND: Tensor | None, w: LayerWeights, rows: Sequences, heads: Heads, *, keep: bool
-) -> tuple[Tensor, Tensor, _Kept]:
+    x_ND: Tensor, y_ND: Tensor | None, w: LayerWeights, rows: Sequences, heads: Heads, only_M: Tensor | None, *,
+    keep: bool,
+) -> tuple[Tensor, Tensor, _Kept]:  # fmt: skip
     """The new pair, and what the backward pass needs besides (without gates and ups unless `keep`)."""
     sum_ND, normed_ND, inverse_N = kernels.norm(x_ND, y_ND, w.norm_attention_D, w.eps)
     qkv_NC = linear(normed_ND, w.qkv)
     out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, w.q_norm_K, w.k_norm_K)
-    attended_ND = linear(out_NO, w.out)
-    middle_ND, mlp_in_ND, mlp_inverse_N = kernels.norm(sum_ND, attended_ND, w.norm_mlp_D, w.eps)
-    hidden_NF, gate_up_N2F = gated(mlp_in_ND, w.gate, w.up, keep=keep)
-    mlp_ND = linear(hidden_NF, w.down)
-    kept = _Kept(sum_ND, normed_ND, inverse_N, qkv_NC, out_NO, lse_NH, mlp_in_ND, mlp_inverse_N, gate_up_N2F)
-    return middle_ND, mlp_ND, kept
+    attended_MD = linear(_chosen(out_NO, only_M), w.out)
+    middle_MD, mlp_in_MD, mlp_inverse_M = kernels.norm(_chosen(sum_ND, only_M), attended_MD, w.norm_mlp_D, w.eps)
+    hidden_MF, gate_up_M2F = gated(mlp_in_MD, w.gate, w.up, keep=keep)
+    mlp_MD = linear(hidden_MF, w.down)
+    kept = _Kept(sum_ND, normed_ND, inverse_N, qkv_NC, out_NO, lse_NH, mlp_in_MD, mlp_inverse_M, gate_up_M2F)
+    return middle_MD, mlp_MD, kept
+
+
+def _chosen(x_N: Tensor, only_M: Tensor | None) -> Tensor:
+    return x_N if only_M is None else x_N.index_select(0, only_M)
+
+
+def _spread(x_M: Tensor, only_M: Tensor | None, n: int) -> Tensor:
+    """The inverse of `_chosen` for gradients: 0 for rows that nothing reads."""
+    return x_M if only_M is None else x_M.new_zeros(n, x_M.shape[1]).index_copy_(0, only_M, x_M)
 
 
 class _Layer(torch.autograd.Function):
@@ -102,45 +116,47 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x_ND: Tensor, y_ND: Tensor | None, w: LayerWeights, rows: Sequences, heads: Heads,
-        *parameters: Tensor | None,
+        only_M: Tensor | None, *parameters: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        middle_ND, mlp_ND, kept = _forward(x_ND, y_ND, w, rows, heads, keep=True)
-        ctx.save_for_backward(middle_ND, *kept)
+        middle_MD, mlp_MD, kept = _forward(x_ND, y_ND, w, rows, heads, only_M, keep=True)
+        ctx.save_for_backward(only_M, middle_MD, *kept)
         ctx.w, ctx.rows, ctx.heads, ctx.has_y = w, rows, heads, y_ND is not None
-        return middle_ND, mlp_ND
+        return middle_MD, mlp_MD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_middle_ND, grad_mlp_ND = grads  # the second is the first, rounded: both flow from one sum
+        grad_middle_MD, grad_mlp_MD = grads  # the second is the first, rounded: both flow from one sum
         w: LayerWeights = ctx.w
-        middle_ND, *saved = ctx.saved_tensors
+        only_M, middle_MD, *saved = ctx.saved_tensors
         kept = _Kept(*saved)
-        needed = dict(zip(PARAMETERS, ctx.needs_input_grad[5:], strict=True))
+        needed = dict(zip(PARAMETERS, ctx.needs_input_grad[6:], strict=True))
         grad: dict[str, Tensor | None] = dict.fromkeys(PARAMETERS)
 
-        assert w.turned is not None and kept.gate_up_N2F is not None, "a pass with gradient keeps both"
-        grad_gate_up_N2F, hidden_NF = gated_backward(grad_mlp_ND, w.turned.down, kept.gate_up_N2F)
+        assert w.turned is not None and kept.gate_up_M2F is not None, "a pass with gradient keeps both"
+        grad_gate_up_M2F, hidden_MF = gated_backward(grad_mlp_MD, w.turned.down, kept.gate_up_M2F)
         if needed["down"]:
-            grad["down"] = kernels.weight_gradient(grad_mlp_ND, hidden_NF)
+            grad["down"] = kernels.weight_gradient(grad_mlp_MD, hidden_MF)
         if needed["gate"] or needed["up"]:
-            grad["gate"], grad["up"] = kernels.weight_gradient(grad_gate_up_N2F, kept.mlp_in_ND).chunk(2)
-        grad_mlp_in_ND = linear(grad_gate_up_N2F, w.turned.gate_up)
-        past_ND, half_ND, grad["norm_mlp"] = kernels.norm_backward(
-            grad_mlp_in_ND, grad_middle_ND, middle_ND, kept.mlp_inverse_N, w.norm_mlp_D
+            grad["gate"], grad["up"] = kernels.weight_gradient(grad_gate_up_M2F, kept.mlp_in_MD).chunk(2)
+        grad_mlp_in_MD = linear(grad_gate_up_M2F, w.turned.gate_up)
+        past_MD, half_MD, grad["norm_mlp"] = kernels.norm_backward(
+            grad_mlp_in_MD, grad_middle_MD, middle_MD, kept.mlp_inverse_M, w.norm_mlp_D
         )
-        grad_out_NO = linear(half_ND, w.turned.out)
+        grad_out_MO = linear(half_MD, w.turned.out)
         if needed["out"]:
-            grad["out"] = kernels.weight_gradient(half_ND, kept.out_NO)
+            grad["out"] = kernels.weight_gradient(half_MD, _chosen(kept.out_NO, only_M))
+        n = len(kept.sum_ND)
         grad_qkv_NC, grad["q_norm"], grad["k_norm"] = kernels.attention_backward(
-            grad_out_NO, kept.qkv_NC, kept.out_NO, kept.lse_NH, ctx.rows, ctx.heads, w.q_norm_K, w.k_norm_K
-        )
+            _spread(grad_out_MO, only_M, n), kept.qkv_NC, kept.out_NO, kept.lse_NH, ctx.rows, ctx.heads, w.q_norm_K,
+            w.k_norm_K,
+        )  # fmt: skip
         _projections(grad, needed, grad_qkv_NC, kept.normed_ND, ctx.heads)
         grad_normed_ND = linear(grad_qkv_NC, w.turned.qkv)
         grad_ND, grad_half_ND, grad["norm_attention"] = kernels.norm_backward(
-            grad_normed_ND, past_ND, kept.sum_ND, kept.inverse_N, w.norm_attention_D
+            grad_normed_ND, _spread(past_MD, only_M, n), kept.sum_ND, kept.inverse_N, w.norm_attention_D
         )
         return (
-            grad_ND, grad_half_ND if ctx.has_y else None, None, None, None,
+            grad_ND, grad_half_ND if ctx.has_y else None, None, None, None, None,
             *(g if needed[name] else None for name, g in grad.items()),
         )  # fmt: skip
 
