@@ -139,7 +139,7 @@ def test_figures_by_hand():
     assert seen["repetition"] == 0.5  # "x y x" holds one phrase of three words; the other two hold none
     assert seen["first_token_kl"] == pytest.approx((1.0 + 3 * 0.2) / 4)
     assert seen["zero_std_groups"] == 0.0  # equal scores, but one of each pair pays the penalty
-    assert seen["mismatch_max"] == pytest.approx(0.4) and seen["mismatch_mean"] == pytest.approx(0.4 / 9)
+    assert seen["max_mismatch"] == pytest.approx(0.4) and seen["mismatch_mean"] == pytest.approx(0.4 / 9)
     w = 2.718281828**-0.4
     assert seen["ess"] == pytest.approx((8 + w) ** 2 / (9 * (8 + w**2)))
     # Scores (3, 3, 1, 1) against lengths (3, 3, 2, 1): covariance .75, deviations 1 and sqrt(.6875).

@@ -79,6 +79,17 @@ def test_tolerances_come_from_the_settings():
         assert [a.name for a in watch.alarms] == alarms
 
 
+def test_what_says_something_of_the_sampled_policy_counts_before_the_first_step_alone():
+    watch, told = monitor(mismatch_tolerance=0.01)
+    metrics = calm()
+    del metrics["entropy"], metrics["mismatch_mean"]
+    watch.before_update(0, metrics, None)
+    watch.after_minibatch(0, 0, 0, {"loss": 1.0, "entropy": 2.0, "mismatch_mean": 0.02})
+    found = watch.after_minibatch(0, 0, 1, {"loss": 3.0, "entropy": 0.1, "mismatch_mean": 0.9})
+    assert found == {"loss": 2.0, "entropy": 2.0, "mismatch_mean": 0.02}
+    assert [a.name for a in told] == ["sampler mismatch"]
+
+
 def test_at_first_means_the_first_update_of_the_run_even_after_a_kill():
     whole, _ = monitor()
     resumed, _ = monitor()

@@ -9,7 +9,7 @@ from tutelage.model.lora import Adapter, LoraSettings
 from tutelage.rounds.machines import AdapterReference, FrozenReference
 from tutelage.train.kl_control import KLConfig
 from tutelage.train.learner import ComputeConfig, Term
-from tutelage.train.machines import SeparateActorCritic, policy_learner
+from tutelage.train.machines import LearnerPolicy, SeparateActorCritic, policy_learner
 from tutelage.train.monitor import MonitorConfig
 from tutelage.train.optim import OptimConfig
 from tutelage.train.ppo import RLState
@@ -48,11 +48,52 @@ class Watching(SeparateActorCritic):
 def test_the_ratio_is_1_before_the_first_step_of_every_update(course):
     run = course(lr=3e-3)
     run.parts["actor_critic"] = watching = Watching(run.policy, run.critic)
-    run.run_ppo(4, minibatches=2, epochs=2)
+    run.run_ppo(4, minibatches=2, epochs=2, old_logp="learner")
     assert len(watching.seen) == 16
     assert max(m["max_ratio_error"] for m in watching.seen[::4]) < 1e-4
     assert min(m["max_ratio_error"] for m in watching.seen[1::4]) > 1e-3  # and then it is not
-    assert all(r["mismatch_max"] < 1e-4 for r in run.rows)
+    assert all(r["max_mismatch"] < 1e-4 for r in run.rows)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+def test_once_the_sampler_is_seen_to_agree_its_log_probabilities_serve_as_the_old_ones(course, algorithm, monkeypatch):
+    passes = []
+    logp = LearnerPolicy.logp
+    monkeypatch.setattr(LearnerPolicy, "logp", lambda *a: (passes.append(1), logp(*a))[1])
+    rows = {}
+    for old_logp, n_passes in (("learner", 4), ("auto", 1)):
+        run, _ = course(lr=1e-3), passes.clear()
+        getattr(run, f"run_{algorithm}")(4, old_logp=old_logp)
+        assert len(passes) == n_passes
+        rows[old_logp] = run.rows
+    for learner, served in zip(rows["learner"], rows["auto"], strict=True):
+        assert served["max_mismatch"] < 1e-4  # shown by each update's own pass
+        for name in ("kl", "entropy", "loss", "grad_norm", "score"):
+            assert served[name] == pytest.approx(learner[name], abs=2e-3, rel=0.05), name
+        assert ("max_ratio_error" in served) is (served is rows["auto"][0])
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+def test_a_sampler_that_goes_astray_is_seen_and_no_longer_believed(course, algorithm, world):
+    run = course(lr=1e-3)
+    honest = run.parts["sampler"]
+
+    class Astray:
+        """From update 2 on it draws at another temperature."""
+
+        def sample(self, prompts, *, n, step):
+            source = honest if step < 2 else world.sampler(run.model, temperature=0.7)
+            return source.sample(prompts, n=n, step=step)
+
+        def load(self, version):
+            honest.load(version)
+
+    run.parts["sampler"] = Astray()
+    getattr(run, f"run_{algorithm}")(4)
+    assert "sampler mismatch" in run.alarms
+    # 0: a pass; 1 and 2: the sampler served, in 2 it was caught; 3: a pass again.
+    assert ["max_ratio_error" in r for r in run.rows] == [True, False, False, True]
+    assert [r["mismatch_mean"] > 0.01 for r in run.rows] == [False, False, True, True]
 
 
 def test_in_bf16_the_first_ratio_and_the_first_divergence_are_exact(course, speaker_copy):
@@ -64,7 +105,7 @@ def test_in_bf16_the_first_ratio_and_the_first_divergence_are_exact(course, spea
     run.parts["reference"] = FrozenReference(speaker_copy(), temperature=1.0, compute=compute)
     run.run_ppo(1, minibatches=3)
     assert watching.seen[0]["max_ratio_error"] == 0.0 and run.rows[0]["kl"] == 0.0
-    assert watching.seen[1]["max_ratio_error"] > 0.0 < run.rows[0]["mismatch_max"]
+    assert watching.seen[1]["max_ratio_error"] > 0.0 < run.rows[0]["max_mismatch"]
 
 
 def test_an_adapter_switched_off_is_its_own_reference(course, speaker):

@@ -53,7 +53,9 @@ class Detector:
 
 
 def _ratio(w: Window) -> str | None:
-    error = w.now["max_ratio_error"] if "max_ratio_error" in w.now else 0.0
+    error = (
+        w.now["max_ratio_error"] if "max_ratio_error" in w.now else 0.0
+    )  # with the sampler's, see "sampler mismatch"
     return (
         f"before any step, the ratio to the old policy is off by {error:.2g}, allowed {w.tolerance:g}"
         if not error <= w.tolerance
@@ -108,7 +110,8 @@ def _unfinished(w: Window) -> str | None:
 
 
 def _entropy(w: Window) -> str | None:
-    now, first = w.now["entropy"], w.first["entropy"]
+    first = w.first["entropy"]
+    now = w.now["entropy"] if "entropy" in w.now else first  # missing where the only pass was not finite
     if now < 0.3 * first:
         return f"entropy {now:.3f}, at first {first:.3f}"
     unique, at_first = w.now["unique"], w.first["unique"]
@@ -207,6 +210,8 @@ def _tax(w: Window) -> str | None:
 
 
 def _mismatch(w: Window) -> str | None:
+    if "mismatch_mean" not in w.now:
+        return None  # the update's own pass will tell
     mean = w.now["mismatch_mean"]
     return (
         f"sampler and learner differ by {mean:.3g} nats a token, allowed {w.tolerance:g}"
@@ -240,6 +245,10 @@ FIRST_MINIBATCH = (
     Detector("ratio", _ratio, "dropout, another temperature, mask or positions, stale log-probabilities, or packing",
              "Nothing was learned from these rollouts; mend the cause and start again.", "abort"),
 )  # fmt: skip
+SAMPLER_MISMATCH = Detector(
+    "sampler mismatch", _mismatch, "other kernels or precision in the sampler, or stale weights",
+    "Importance weights correct for it; mend it if it grows.", "warn",
+)  # fmt: skip
 BEFORE_UPDATE = (
     Detector("KL at the start", _first_kl, "the reference is not the model that RL starts from, or its adapter is on",
              "Start RL and its reference from the same checkpoint.", "abort"),
@@ -255,8 +264,7 @@ BEFORE_UPDATE = (
              "Raise sampling.max_new_tokens, or look at the SFT model's samples.", "warn"),
     Detector("empty answers", _empty, "the end token comes first",
              "They earn the penalty for unfinished answers.", "warn"),
-    Detector("sampler mismatch", _mismatch, "other kernels or precision in the sampler, or stale weights",
-             "Importance weights correct for it; mend it if it grows.", "warn"),
+    SAMPLER_MISMATCH,
     Detector("repetition", _repetition, "collapse onto phrases that the reward model likes",
              "Raise the KL coefficient.", "warn"),
 )  # fmt: skip

@@ -3,7 +3,7 @@
 B rollouts, T tokens. Log-probabilities in nats, rewards in the reward model's normalised unit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,9 @@ from tutelage.data.batch import Rollouts
 from tutelage.errors import ConfigError, TrainingError
 from tutelage.stats.diversity import max_ngram_repeat
 from tutelage.train.machines import Reference, Score
+
+OldLogp = Literal["auto", "learner"]
+EXACT = 0.005  # nats, mean |sampler - learner| below which the difference is rounding; bf16 itself costs as much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +46,8 @@ class Experience:
     score_B: Tensor  # as the reward model gave it
     reward_B: Tensor  # after the penalty for unfinished answers
     mask_BT: Tensor  # bool, tokens that are trained
-    logp_BT: Tensor  # of the policy before the update, by the learner's own pass
-    entropy_BT: Tensor
+    logp_BT: Tensor  # of the policy before the update: by the learner's own pass, or as the sampler recorded it
+    entropy_BT: Tensor | None  # None where the learner made no pass of its own
     ref_logp_BT: Tensor
     weight_BT: Tensor  # truncated importance weights learner / sampler
 
@@ -58,7 +61,7 @@ def gather(
     rollouts: Rollouts,
     *,
     parts: Sequence[Tensor],
-    logp: tuple[Tensor, Tensor],
+    logp: tuple[Tensor, Tensor] | None,
     reference: Reference,
     score: Score,
     unfinished: UnfinishedConfig,
@@ -67,6 +70,7 @@ def gather(
     """Scores rollouts and brings their log-probabilities together. Raises TrainingError for a score that is not finite.
 
     parts  rows of each minibatch: the reference's pass is cut like the policy's
+    logp   of the policy before the update, and entropy, by the learner; None: the sampler's are taken
     """
     score_B = score(rollouts.prompts, rollouts.texts)
     if not bool(torch.isfinite(score_B).all()):
@@ -75,7 +79,7 @@ def gather(
             f"the reward of rollout {bad} is {float(score_B[bad])}: {rollouts.texts[bad]!r}. A reward model whose "
             f"scores are not finite cannot teach; look at its training, and train it again."
         )
-    logp_BT, entropy_BT = logp
+    logp_BT, entropy_BT = logp or (rollouts.sampler_logp_BT, None)
     has_words_B = torch.tensor([bool(t) for t in rollouts.texts])
     reward_B, mask_BT = penalise(score_B, rollouts.finished_B & has_words_B, rollouts.batch.mask_BT, unfinished)
     return Experience(
@@ -88,6 +92,29 @@ def gather(
         reference.logp(rollouts.batch, parts),
         importance_weight(logp_BT, rollouts.sampler_logp_BT, rollouts.batch.mask_BT, cap=weight_cap),
     )
+
+
+def is_sampler_exact(history: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the last update has shown that the sampler's log-probabilities are the learner's, but for rounding.
+
+    Then a pass that computes them once more tells nothing new. Each update shows it again (`first_look`).
+    """
+    return bool(history) and "mismatch_mean" in history[-1] and history[-1]["mismatch_mean"] <= EXACT
+
+
+def first_look(out_BTC: Tensor, seen: Experience, rows: Tensor, minibatch: Tensor) -> dict[str, Tensor]:
+    """What a pass of the learner tells of the policy that sampled, where it made none before; summed over microbatches.
+
+    out_BTC    log-probability and entropy of these rows' tokens
+    minibatch  rows over whose tokens the means are taken
+    """
+    mask_BT, n_written = seen.rollouts.batch.mask_BT[rows], seen.rollouts.batch.mask_BT[minibatch].sum()
+    gap_BT = torch.where(mask_BT, (out_BTC[..., 0].detach() - seen.logp_BT[rows]).abs(), 0.0)
+    return {
+        "entropy": torch.where(mask_BT, out_BTC[..., 1].detach(), 0.0).sum() / n_written,
+        "mismatch_mean": gap_BT.sum() / n_written,
+        "max_mismatch": gap_BT.max(),
+    }
 
 
 def penalise(score_B: Tensor, good_B: Tensor, mask_BT: Tensor, cfg: UnfinishedConfig) -> tuple[Tensor, Tensor]:
@@ -110,7 +137,6 @@ def describe(e: Experience) -> dict[str, float]:
     # Over all that the policy wrote, whether or not unfinished answers are trained on.
     kl_B = torch.where(mask_BT, k1(e.logp_BT, e.ref_logp_BT), 0.0).sum(dim=1)
     is_first_BT = mask_BT & (mask_BT.cumsum(dim=1) == 1)
-    gap_BT = (e.logp_BT - e.rollouts.sampler_logp_BT).abs()
     group_PG = e.reward_B.view(-1, e.rollouts.group)
     unique = [len(set(e.rollouts.texts[i : i + e.rollouts.group])) for i in range(0, n, e.rollouts.group)]
     return {
@@ -120,7 +146,6 @@ def describe(e: Experience) -> dict[str, float]:
         "kl": float(kl_B.mean()),
         "kl_se": float(kl_B.std() / n**0.5) if n > 1 else 0.0,
         "kl_k3": float(torch.where(mask_BT, k3(e.logp_BT, e.ref_logp_BT), 0.0).sum(dim=1).mean()),
-        "entropy": float(masked_mean(e.entropy_BT, mask_BT)),
         "length": float(length_B.mean()),
         "unfinished": float((~e.rollouts.finished_B).float().mean()),
         "empty": float(sum(not t for t in e.rollouts.texts)),
@@ -131,9 +156,20 @@ def describe(e: Experience) -> dict[str, float]:
         if e.rollouts.group > 1
         else 0.0,
         "length_corr": _correlation(e.score_B, length_B),
-        "mismatch_mean": float(masked_mean(gap_BT, mask_BT)),
-        "mismatch_max": float(torch.where(mask_BT, gap_BT, 0.0).max()),
-        "ess": float(ess_fraction(e.logp_BT - e.rollouts.sampler_logp_BT, mask_BT)),
+        **_of_both_passes(e),
+    }
+
+
+def _of_both_passes(e: Experience) -> dict[str, float]:
+    """What the learner's pass says beside the sampler's; nothing where it made none."""
+    if e.entropy_BT is None:
+        return {}
+    mask_BT, gap_BT = e.rollouts.batch.mask_BT, e.logp_BT - e.rollouts.sampler_logp_BT
+    return {
+        "entropy": float(masked_mean(e.entropy_BT, mask_BT)),
+        "mismatch_mean": float(masked_mean(gap_BT.abs(), mask_BT)),
+        "max_mismatch": float(torch.where(mask_BT, gap_BT.abs(), 0.0).max()),
+        "ess": float(ess_fraction(gap_BT, mask_BT)),
     }
 
 

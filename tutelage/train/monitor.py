@@ -8,8 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from tutelage.errors import TrainingError
-from tutelage.train.detectors import AFTER_UPDATE, BEFORE_UPDATE, FIRST_MINIBATCH, Alarm, Detector, Metrics, Window
+from tutelage.train.detectors import (
+    AFTER_UPDATE,
+    BEFORE_UPDATE,
+    FIRST_MINIBATCH,
+    SAMPLER_MISMATCH,
+    Alarm,
+    Detector,
+    Metrics,
+    Window,
+)
 from tutelage.train.experience import Experience
+
+OF_THE_SAMPLED = ("entropy", "mismatch_mean", "max_mismatch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +59,22 @@ class Monitor:
         )
 
     def after_minibatch(self, step: int, epoch: int, i: int, found: Metrics) -> Metrics:
-        """Returns the mean of the update's metrics so far. Raises TrainingError when the first ratio is not 1."""
+        """Returns the mean of the update's metrics so far. Raises TrainingError when the first ratio is not 1.
+
+        What a pass says of the policy that sampled is taken from the first alone, before any step.
+        """
         # What is not finite was skipped and counted as such; here it would hide the figures of the other minibatches.
         found = {name: value for name, value in found.items() if math.isfinite(value)}
         if epoch == 0 and i == 0:
             self._run(
                 FIRST_MINIBATCH, Window(step, found, [], self.first, self.config.kl_target, self.config.ratio_tolerance)
             )
+            self._run(
+                [SAMPLER_MISMATCH],
+                Window(step, found, [], self.first, self.config.kl_target, self.config.mismatch_tolerance),
+            )
+        else:
+            found = {name: value for name, value in found.items() if name not in OF_THE_SAMPLED}
         for name, value in found.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts[name] + 1 if name in self._counts else 1

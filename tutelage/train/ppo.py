@@ -16,7 +16,15 @@ from tutelage.algo.value_loss import clipped_value_loss, explained_variance
 from tutelage.data.packing import shuffled_parts
 from tutelage.errors import ConfigError
 from tutelage.seed import derive
-from tutelage.train.experience import Experience, UnfinishedConfig, describe, gather
+from tutelage.train.experience import (
+    Experience,
+    OldLogp,
+    UnfinishedConfig,
+    describe,
+    first_look,
+    gather,
+    is_sampler_exact,
+)
 from tutelage.train.kl_control import KLConfig, first_coef, next_coef
 from tutelage.train.learner import Loss, Term
 from tutelage.train.machines import ActorCritic, Reference, Sampler, Score
@@ -40,6 +48,7 @@ class PPOConfig:
     critic_warmup: int = 2  # first updates that train the critic alone
     epoch_kl: float = 0.05  # nats a token from the old policy at which no further epoch follows
     weight_cap: float = 2.0  # of the importance weights learner / sampler
+    old_logp: OldLogp = "auto"  # by a pass of the learner; auto: by the sampler once the two are seen to agree
     ptx_coef: float = 0.0  # weight of the language loss on demonstrations or pre-training text
     eval_every: int = 10  # updates
     save_every: int = 20  # updates
@@ -103,10 +112,12 @@ def run(
         step = state.step
         rollouts = sampler.sample(prompts(step), n=cfg.samples_per_prompt, step=step)
         parts = shuffled_parts(len(rollouts), cfg.minibatches, seed=derive(seed, "minibatch", step))
+        # While the policy is not trained, no pass of an update would show that sampler and learner still agree.
+        is_served = cfg.old_logp == "auto" and step >= cfg.critic_warmup and is_sampler_exact(state.history)
         seen = gather(
             rollouts,
             parts=parts,
-            logp=actor_critic.logp(rollouts.batch, parts),
+            logp=None if is_served else actor_critic.logp(rollouts.batch, parts),
             reference=reference,
             score=score,
             unfinished=unfinished,
@@ -168,6 +179,8 @@ def losses(
             n_trained=n_trained,
             weight_BT=seen.weight_BT[r],
         )
+        if seen.entropy_BT is None:
+            return loss, metrics | first_look(out_BTC, seen, r, rows)
         drift_BT = torch.where(seen.mask_BT[r], logp_BT.detach() - seen.logp_BT[r], 0.0)
         return loss, {**metrics, "max_ratio_error": drift_BT.exp().sub(1).abs().max()}
 

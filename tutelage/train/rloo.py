@@ -14,7 +14,15 @@ from tutelage.algo.policy_loss import sequence_policy_loss
 from tutelage.data.packing import shuffled_parts
 from tutelage.errors import ConfigError
 from tutelage.seed import derive
-from tutelage.train.experience import Experience, UnfinishedConfig, describe, gather
+from tutelage.train.experience import (
+    Experience,
+    OldLogp,
+    UnfinishedConfig,
+    describe,
+    first_look,
+    gather,
+    is_sampler_exact,
+)
 from tutelage.train.kl_control import KLConfig, first_coef, next_coef
 from tutelage.train.learner import Loss, Term
 from tutelage.train.machines import Policy, Reference, Sampler, Score
@@ -33,6 +41,7 @@ class RLOOConfig:
     epochs: int = 1
     minibatches: int = 1
     clip: float = 0.2  # of the whole sequence's ratio, when rollouts are used more than once
+    old_logp: OldLogp = "auto"  # by a pass of the learner; auto: by the sampler once the two are seen to agree
     eval_every: int = 10  # updates
     save_every: int = 20  # updates
 
@@ -76,10 +85,11 @@ def run(
         step = state.step
         rollouts = sampler.sample(prompts(step), n=cfg.samples_per_prompt, step=step)
         parts = shuffled_parts(len(rollouts), cfg.minibatches, seed=derive(seed, "minibatch", step))
+        is_served = cfg.old_logp == "auto" and is_sampler_exact(state.history)
         seen = gather(
             rollouts,
             parts=parts,
-            logp=policy.logp(rollouts.batch, parts),
+            logp=None if is_served else policy.logp(rollouts.batch, parts),
             reference=reference,
             score=score,
             unfinished=unfinished,
@@ -129,6 +139,8 @@ def sequence_loss(cfg: RLOOConfig, seen: Experience, adv_B: Tensor, rows: Tensor
             clip=cfg.clip if reused else None,
             n_sequences=len(rows),
         )
+        if seen.entropy_BT is None:
+            return value, metrics | first_look(out_BTC, seen, r, rows)
         drift_BT = torch.where(seen.mask_BT[r], logp_BT.detach() - seen.logp_BT[r], 0.0)
         return value, {**metrics, "max_ratio_error": drift_BT.exp().sub(1).abs().max()}
 
