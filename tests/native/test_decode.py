@@ -12,13 +12,14 @@ import torch
 from tutelage.engine.request import SamplingConfig
 from tutelage.engine.sampling import draw, uniform
 from tutelage.native.decode import POSITIONS, Decoder, DecoderWeights, Projections, fill_slots
-from tutelage.native.kernels import Heads
+from tutelage.native.kernels import Heads, Norm
 from tutelage.native.layer import LayerWeights
 from tutelage.native.linear import Paired, pair
 from tutelage.native.plain import rms_norm, rotate
 
 V, D, K = 321, 48, 24  # no size is a multiple of what the kernels like
 HEADS = Heads(2, 1, K, K**-0.5, 1e-6)
+PLAIN_NORM = Norm(torch.ones(D), None, 1e-5)
 
 
 def noise(*shape, seed, scale=0.4):
@@ -34,14 +35,14 @@ def weights_of(vocabulary, inner):
         LayerWeights(
             replace(layer_of(HEADS.columns, D, seed=i), bias_O=noise(HEADS.columns, seed=i + 5).bfloat16()),
             layer_of(D, 2 * K, seed=i + 1), layer_of(inner, D, seed=i + 2), layer_of(inner, D, seed=i + 3),
-            layer_of(D, inner, seed=i + 4), torch.ones(D), torch.ones(D), None, None, 1e-5, None,
+            layer_of(D, inner, seed=i + 4), PLAIN_NORM, PLAIN_NORM, None, None, None,
         )
         for i in (10, 20)
     ]  # fmt: skip
     angle_TK = noise(64, K // 2, seed=3).repeat(1, 2)
     embedding_VD = noise(vocabulary, D, seed=1, scale=1.0)
     head = layer_of(vocabulary, D, seed=2)
-    return DecoderWeights(embedding_VD, layers, torch.ones(D), head, HEADS, 1e-5, angle_TK.cos(), angle_TK.sin())
+    return DecoderWeights(embedding_VD, None, layers, PLAIN_NORM, head, HEADS, angle_TK.cos(), angle_TK.sin())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tutelage.native import kernels, plain
-from tutelage.native.kernels import Heads, Sequences
+from tutelage.native.kernels import Heads, Norm, Sequences
 
 SIZES = [1, 3, 17, 65]
 ROUNDING = 2**-8  # of the norm of a whole tensor: bf16 keeps 8 bits
@@ -34,25 +34,40 @@ def gradients(function, inputs, grad):
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("d", [*SIZES, 256])
 @pytest.mark.parametrize("has_y", [True, False])
-def test_norm_and_its_gradient(n, d, has_y):
-    x_ND, weight_D = noise(n, d), noise(d, seed=1) + 1
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_norm_and_its_gradient(n, d, has_y, has_bias):
+    x_ND, weight_D = noise(n, d) + 2 * has_bias, noise(d, seed=1) + 1
+    bias_D = noise(d, seed=7) if has_bias else None
+    by = Norm(weight_D, bias_D, 1e-5)
     y_ND = noise(n, d, seed=2).bfloat16() if has_y else None
     total_ND = x_ND + (y_ND.float() if has_y else 0)
-    sum_ND, half_ND, inverse_N = kernels.norm(x_ND, y_ND, weight_D, 1e-5)
+    sum_ND, half_ND, moments_2N = kernels.norm(x_ND, y_ND, by)
     assert torch.equal(sum_ND, total_ND)
-    wide_ND = kernels.norm(x_ND, y_ND, weight_D, 1e-5, wide=True)[1]
+    wide_ND = kernels.norm(x_ND, y_ND, by, wide=True)[1]
     grad_ND, past_ND = noise(n, d, seed=3).bfloat16(), noise(n, d, seed=4)
-    expected_ND, (slope_ND, slope_D) = gradients(lambda x, w: plain.rms_norm(x, w, 1e-5), [total_ND, weight_D], grad_ND)
-    assert_near(wide_ND, expected_ND, 1e-6)
+    if has_bias:
+        expected_ND, (slope_ND, slope_D, level_D) = gradients(
+            lambda x, w, b: plain.layer_norm(x, w, b, 1e-5), [total_ND, weight_D, bias_D], grad_ND
+        )
+    else:
+        expected_ND, (slope_ND, slope_D) = gradients(
+            lambda x, w: plain.rms_norm(x, w, 1e-5), [total_ND, weight_D], grad_ND
+        )
+    # Of one column nothing is left about its mean; of three, rounding is multiplied where they are nearly alike.
+    assert_near(wide_ND, expected_ND, 1e-5 if has_bias else 1e-6)
     assert torch.equal(half_ND, wide_ND.bfloat16())
     for given_ND in (grad_ND, grad_ND.float()):
-        got_ND, rounded_ND, got_D = kernels.norm_backward(given_ND, past_ND, sum_ND, inverse_N, weight_D)
-        assert_near(got_ND, slope_ND + past_ND, 1e-5)
+        got_ND, rounded_ND, got_D, got_level_D = kernels.norm_backward(given_ND, past_ND, sum_ND, moments_2N, by)
+        assert_near(got_ND, slope_ND + past_ND, 1e-5, floor=(grad_ND * weight_D * moments_2N[0][:, None]).norm())
         assert torch.equal(rounded_ND, got_ND.bfloat16())
-        assert_near(got_D, slope_D, 1e-5)
+        assert_near(got_D, slope_D, 1e-5, floor=1e-4)
+        if has_bias:
+            assert_near(got_level_D, level_D, 1e-5)
+        else:
+            assert got_level_D is None
     # With one column the norm is a sign, and its two terms cancel.
-    alone_ND = kernels.norm_backward(grad_ND, None, sum_ND, inverse_N, weight_D)[0]
-    assert_near(alone_ND, slope_ND, 1e-5, (grad_ND * weight_D * inverse_N[:, None]).norm())
+    alone_ND = kernels.norm_backward(grad_ND, None, sum_ND, moments_2N, by)[0]
+    assert_near(alone_ND, slope_ND, 1e-5, (grad_ND * weight_D * moments_2N[0][:, None]).norm())
 
 
 ROTATED = [
@@ -163,20 +178,22 @@ def test_weight_gradient(n, rows, columns):
 
 def test_what_is_not_finite_stays_so():
     nan = torch.full((1, 32), torch.nan)
-    assert kernels.norm(nan, None, torch.ones(32), 1e-5)[1].isnan().all()
+    for bias_D in (None, torch.zeros(32)):
+        assert kernels.norm(nan, None, Norm(torch.ones(32), bias_D, 1e-5))[1].isnan().all()
     qkv_NC, rows, heads, norms = problem([3], 1, 1, 32, False)
     assert kernels.attention(qkv_NC * torch.nan, rows, heads, *norms)[0].isnan().all()
 
 
 def test_the_number_of_threads_changes_no_bit_but_those_of_a_norm_weight():
     qkv_NC, rows, heads, norms = problem([65, 3, 40], 4, 2, 32, True)
-    x_ND, y_ND, weight_D = noise(108, 64), noise(108, 64, seed=1).bfloat16(), noise(64, seed=2)
+    x_ND, y_ND = noise(108, 64), noise(108, 64, seed=1).bfloat16()
+    by = Norm(noise(64, seed=2), noise(64, seed=3), 1e-5)
 
     def everything():
         out_NO, lse_NH = kernels.attention(qkv_NC, rows, heads, *norms)
         back = kernels.attention_backward(out_NO, qkv_NC, out_NO, lse_NH, rows, heads, *norms)
-        sum_ND, half_ND, inverse_N = kernels.norm(x_ND, y_ND, weight_D, 1e-5)
-        slopes = kernels.norm_backward(half_ND, x_ND, sum_ND, inverse_N, weight_D)
+        sum_ND, half_ND, moments_2N = kernels.norm(x_ND, y_ND, by)
+        slopes = kernels.norm_backward(half_ND, x_ND, sum_ND, moments_2N, by)
         return [out_NO, lse_NH, *back, half_ND, *slopes[:2], kernels.weight_gradient(qkv_NC, half_ND)], slopes[2]
 
     alone, weight_1 = everything()
@@ -194,4 +211,4 @@ def test_the_number_of_threads_changes_no_bit_but_those_of_a_norm_weight():
 @pytest.mark.parametrize("wrong", [lambda x: x.float(), lambda x: x[:, :-1], lambda x: x.T])
 def test_a_tensor_that_a_kernel_cannot_read_is_refused(wrong):
     with pytest.raises(AssertionError, match="a kernel expects"):
-        kernels.norm(noise(4, 8), wrong(noise(4, 8).bfloat16()), noise(8), 1e-5)
+        kernels.norm(noise(4, 8), wrong(noise(4, 8).bfloat16()), Norm(noise(8), None, 1e-5))

@@ -8,7 +8,18 @@ import torch
 
 from tutelage.algo.logprob import entropy, token_logp
 from tutelage.native import plain
-from tutelage.native.linear import Paired, gated, gated_backward, linear, pair, read_head, read_head_backward
+from tutelage.native.layer import GELU, GELU_TANH
+from tutelage.native.linear import (
+    Paired,
+    activated,
+    activated_backward,
+    gated,
+    gated_backward,
+    linear,
+    pair,
+    read_head,
+    read_head_backward,
+)
 
 SIZES = [1, 3, 17, 65]
 ROUNDING = 2**-8  # of the norm of a whole tensor: bf16 keeps 8 bits
@@ -64,6 +75,36 @@ def test_a_gated_mlp_and_its_gradient(n, f, width):
     assert_near(grad_N2F, wide_N2F.grad)
     without_NF, nothing = gated(x_NI, paired(gate_FI), paired(up_FI), keep=False)
     assert torch.equal(without_NF, out_NF) and nothing is None
+
+
+@pytest.mark.parametrize("activation", [GELU, GELU_TANH])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize(("f", "width"), [(1, 3), (65, 17), (48, 32), (704, 256)])
+def test_an_mlp_without_gates_and_its_gradient(n, f, width, activation):
+    up_FI, bias_F, down_OF = noise(f, width), noise(f, seed=1), noise(width, f, seed=2, scale=0.1)
+    x_NI, grad_NO = noise(n, width, seed=3, scale=0.3), noise(n, width, seed=4)
+    out_NF, kept_NF = activated(x_NI, paired(up_FI, bias_F), activation, keep=True)
+    assert_near(kept_NF, x_NI.double() @ up_FI.double().T + bias_F.double())
+    wide_NF = kept_NF.double().requires_grad_()  # as kept: the gradient is that of the rounded numbers
+    expected_NF = plain.gelu(wide_NF, tanh=activation == GELU_TANH)
+    assert_near(out_NF, expected_NF)
+    (expected_NF @ down_OF.double().T).backward(grad_NO.double())
+    grad_NF, again_NF = activated_backward(grad_NO, turned(down_OF), kept_NF, activation)
+    assert torch.equal(again_NF, out_NF)
+    assert_near(grad_NF, wide_NF.grad)
+    without_NF, nothing = activated(x_NI, paired(up_FI, bias_F), activation, keep=False)
+    assert torch.equal(without_NF, out_NF) and nothing is None
+
+
+@pytest.mark.parametrize("activation", [GELU, GELU_TANH])
+def test_gelu_is_right_from_end_to_end_and_nan_stays(activation):
+    x_N1 = torch.tensor([[0.0], [1.0], [-1.0], [3.0], [-3.0], [200.0], [-200.0], [torch.nan]]).bfloat16()
+    out_N = activated(x_N1, paired(torch.ones(1, 1).bfloat16()), activation, keep=False)[0].squeeze(1).double()
+    exact_N = x_N1.squeeze(1).double()
+    exact_N = exact_N * (1 + torch.erf(exact_N / 2**0.5)) / 2
+    # Phi(1) = .841345: gelu(1) = .841345, gelu(-1) = -.158655.
+    torch.testing.assert_close(out_N[:7], exact_N[:7], atol=2e-3, rtol=4e-3)
+    assert out_N[7].isnan()
 
 
 def test_far_gates_neither_overflow_nor_lose_their_sign():

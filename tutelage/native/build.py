@@ -21,7 +21,7 @@ SOURCES = (
     "prepare.cpp", "crew.cpp", "norm.cpp", "linear.cpp", "attention.cpp", "head.cpp", "weight_gradient.cpp",
     "decode.cpp",
 )  # fmt: skip
-HEADERS = ("number.h", "crew.h", "tile.h", "linear.h", "rotate.h", "draw.h")
+HEADERS = ("number.h", "crew.h", "tile.h", "linear.h", "rotate.h", "draw.h", "gelu.h", "norm.h")
 PLAIN = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fopenmp-simd", "-march=native")
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8") if platform.machine() == "x86_64" else ()

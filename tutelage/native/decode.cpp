@@ -13,6 +13,7 @@
 
 #include "draw.h"
 #include "linear.h"
+#include "norm.h"
 #include "rotate.h"
 
 static const long MOST_ROWS = 64;   // that a thread decodes together: what is at work stays in its cache
@@ -22,31 +23,22 @@ static const long NEAR = 1 << 21;  // weights of a model that stays in a thread'
 static const long SMALL = 1 << 14;  // numbers to read or write, below which other threads would come too late to help
 
 struct Layer {
-    Linear qkv, attended, gate, up, down;
+    Linear qkv, attended, gate, up, down;                      // without gates where the activation is not of a gate
     const float *norm_attention, *norm_mlp, *q_norm, *k_norm;  // the last two may be null
+    const float *bias_attention, *bias_mlp;                    // of the norms; null: they take no mean off
     bf16 *keys, *values;  // [slots, groups, capacity, head width padded with zeros to a multiple of 32]
 };
 
 struct Decoder {
-    const float *embedding, *last_norm;
+    const float *embedding, *place, *last_norm, *last_bias;  // place: what is added at each position; null: nothing
     Linear head;
     long layers, width, heads, groups, head_width, inner, vocabulary;
     long capacity;  // positions a slot can hold, a multiple of 16
     float eps, head_eps, scale;
     const float *cos, *sin;  // [positions, head width]
+    long activation;         // of the MLP
+    long is_parallel;        // 1: attention and MLP read the same stream; 0: the MLP reads what attention added to
 };
-
-// h = norm(x) in bf16, rows of `step` numbers.
-static void norm_rows(const float* x, const float* weight, float eps, bf16* h, long n, long d, long step) {
-    for (long i = 0; i < n; i++) {
-        float square = 0;
-#pragma omp simd reduction(+ : square)
-        for (long j = 0; j < d; j++) square += x[i * d + j] * x[i * d + j];
-        const float scale = 1.0f / std::sqrt(square / float(d) + eps);
-#pragma omp simd
-        for (long j = 0; j < d; j++) h[i * step + j] = narrow(weight[j] * (x[i * d + j] * scale));
-    }
-}
 
 // The rows that are decoded together: slots `slot` to `slot + n`.
 struct Rows {
@@ -84,10 +76,13 @@ static void share_columns(const Linear& layer, const bf16* x, const Rows& rows, 
 }
 
 // h = norm(x).
-static void norm(const Decoder& m, const float* weight, const Rows& rows, int n_threads) {
+static void norm(const Decoder& m, const float* weight, const float* bias, const Rows& rows, int n_threads) {
+    const Norm norm = {weight, bias, m.eps};
     share_range(rows.n, 1, rows.n * m.width, n_threads, [&](long first, long end) {
-        norm_rows(rows.x + first * m.width, weight, m.eps, rows.h + first * padded(m.width), end - first, m.width,
-                  padded(m.width));
+        float inverse, mean;
+        for (long i = first; i < end; i++)
+            norm_row(rows.x + i * m.width, nullptr, norm, nullptr, rows.h + i * padded(m.width), nullptr, &inverse, &mean,
+                     m.width);
     });
 }
 
@@ -108,13 +103,15 @@ static void read_out(const Decoder& m, const Rows& rows, float* logits, int n_th
     });
 }
 
-// x += W h, rounded to bf16 before it is added, as a layer's output is.
+// x += W h + bias, rounded to bf16 before it is added, as a layer's output is.
 static void add_shared(const Linear& layer, const bf16* h, const Rows& rows, int n_threads) {
     share_columns(layer, h, rows, n_threads, [&](long j, long count, long row, long n, float* sums) {
         for (long i = 0; i < n; i++) {
-            float *to = rows.x + (row + i) * layer.out + j, *sum = sums + i * PANEL;
+            float* to = rows.x + (row + i) * layer.out + j;
+            bf16 added[PANEL];
+            narrow_sums(layer, j, sums + i * PANEL, added, count);
 #pragma omp simd
-            for (long l = 0; l < count; l++) to[l] += widen(narrow(sum[l]));
+            for (long l = 0; l < count; l++) to[l] += widen(added[l]);
         }
     });
 }
@@ -219,6 +216,16 @@ static void attention(const Decoder& m, const Layer& layer, const Rows& rows, in
     });
 }
 
+// gated = gelu(up) of h.
+static void activate(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads) {
+    const long step = padded(m.inner);
+    share_columns(layer.up, rows.h, rows, n_threads, [&](long j, long count, long row, long n, float* sums) {
+        bf16 unkept[PANEL];
+        for (long i = 0; i < n; i++)
+            gelu_row(layer.up, Activation(m.activation), j, sums + i * PANEL, rows.gated + (row + i) * step + j, unkept, count);
+    });
+}
+
 // gated = silu(gate) * up of h.
 static void gate(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads) {
     const long in = padded(m.width), step = padded(m.inner);
@@ -240,6 +247,15 @@ static void gate(const Decoder& m, const Layer& layer, const Rows& rows, int n_t
     });
 }
 
+// gated = what the MLP makes of norm(x) before its last layer.
+static void open_mlp(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads) {
+    norm(m, layer.norm_mlp, layer.bias_mlp, rows, n_threads);
+    if (m.activation == SILU_OF_GATE)
+        gate(m, layer, rows, n_threads);
+    else
+        activate(m, layer, rows, n_threads);
+}
+
 static thread_local Scratch hall;  // of a whole step; `scratch` is of a part
 
 // All layers of the rows from `slot` on, of which there are n; logits[n, vocabulary].
@@ -253,22 +269,26 @@ static void decode_rows(const Decoder& m, const Layer* layers, const int64_t* to
     std::memset(rows.h, 0, whole * in * sizeof(bf16));
     std::memset(rows.attended, 0, whole * o * sizeof(bf16));
     std::memset(rows.gated, 0, whole * step * sizeof(bf16));
-    for (long i = 0; i < n; i++) std::memcpy(rows.x + i * d, m.embedding + token[slot + i] * d, d * 4);
+    for (long i = 0; i < n; i++) {
+        std::memcpy(rows.x + i * d, m.embedding + token[slot + i] * d, d * 4);
+        for (long j = 0; m.place && j < d; j++) rows.x[i * d + j] += m.place[position[slot + i] * d + j];
+    }
     for (const Layer* layer = layers; layer < layers + m.layers; layer++) {
-        norm(m, layer->norm_attention, rows, n_threads);
+        norm(m, layer->norm_attention, layer->bias_attention, rows, n_threads);
         apply_shared(layer->qkv, rows.h, rows.qkv, c, rows, n_threads);
         attention(m, *layer, rows, n_threads);
+        if (m.is_parallel) open_mlp(m, *layer, rows, n_threads);
         add_shared(layer->attended, rows.attended, rows, n_threads);
-        norm(m, layer->norm_mlp, rows, n_threads);
-        gate(m, *layer, rows, n_threads);
+        if (!m.is_parallel) open_mlp(m, *layer, rows, n_threads);
         add_shared(layer->down, rows.gated, rows, n_threads);
     }
-    norm(m, m.last_norm, rows, n_threads);
+    norm(m, m.last_norm, m.last_bias, rows, n_threads);
     read_out(m, rows, logits, n_threads);
 }
 
 static bool is_near(const Decoder& m) {
-    const long layer = m.width * (2 * m.heads + 2 * m.groups) * m.head_width + 3 * m.width * m.inner;
+    const long matrices = m.activation == SILU_OF_GATE ? 3 : 2;
+    const long layer = m.width * (2 * m.heads + 2 * m.groups) * m.head_width + matrices * m.width * m.inner;
     return m.layers * layer + m.width * m.vocabulary < NEAR;
 }
 

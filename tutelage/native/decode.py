@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tutelage.native.kernels import BF16, F32, I64, Heads, at, kernels_of, threads
+from tutelage.native.kernels import BF16, F32, I64, Heads, Norm, at, kernels_of, threads
 from tutelage.native.layer import LayerWeights
 from tutelage.native.linear import LinearStruct, Paired
 
@@ -24,11 +24,11 @@ class DecoderWeights:
     """All weights of a model, and the rotations of its positions."""
 
     embedding_VD: Tensor  # float32
+    place_PD: Tensor | None  # float32, what is added at each of the positions that the model knows
     layers: Sequence[LayerWeights]
-    last_norm_D: Tensor
+    last_norm: Norm
     head: Paired
     heads: Heads
-    eps: float
     cos_TK: Tensor
     sin_TK: Tensor
 
@@ -36,17 +36,31 @@ class DecoderWeights:
 class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, LinearStruct) for name in ("qkv", "attended", "gate", "up", "down")),
-        *((name, ctypes.c_void_p) for name in ("norm_attention", "norm_mlp", "q_norm", "k_norm", "keys", "values")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "norm_attention",
+                "norm_mlp",
+                "q_norm",
+                "k_norm",
+                "bias_attention",
+                "bias_mlp",
+                "keys",
+                "values",
+            )
+        ),
     )
 
 
 class _Decoder(ctypes.Structure):
     _fields_ = (
-        ("embedding", ctypes.c_void_p), ("last_norm", ctypes.c_void_p), ("head", LinearStruct),
+        *((name, ctypes.c_void_p) for name in ("embedding", "place", "last_norm", "last_bias")),
+        ("head", LinearStruct),
         *((name, ctypes.c_long) for name in (
             "layers", "width", "heads", "groups", "head_width", "inner", "vocabulary", "capacity")),
         ("eps", ctypes.c_float), ("head_eps", ctypes.c_float), ("scale", ctypes.c_float),
-        ("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p),
+        ("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p), ("activation", ctypes.c_long),
+        ("is_parallel", ctypes.c_long),
     )  # fmt: skip
 
 
@@ -60,6 +74,8 @@ class Decoder:
         assert groups == weights.heads.groups and padded_width == weights.heads.slot_width, "keys of another model"
         assert capacity % POSITIONS == 0 and len(weights.cos_TK) >= capacity, "a slot of a length that cannot be read"
         self._slots, self._vocabulary = slots, len(weights.embedding_VD)
+        # Beyond what the model knows there is nothing to read.
+        self._n_positions = capacity if weights.place_PD is None else min(capacity, len(weights.place_PD))
         self._layers = (_Layer * len(weights.layers))(
             *(
                 _layer(layer, at(k, BF16, *shape), at(v, BF16, *shape))
@@ -67,12 +83,14 @@ class Decoder:
             )
         )
         v, d = weights.embedding_VD.shape
-        t = len(weights.cos_TK)
+        t, first, last = len(weights.cos_TK), weights.layers[0], weights.last_norm
+        place = weights.place_PD
         self._decoder = _Decoder(
-            at(weights.embedding_VD, F32, v, d), at(weights.last_norm_D, F32, d), weights.head.struct(),
-            len(weights.layers), d, weights.heads.queries, groups, width, weights.layers[0].gate.n_out, v, capacity,
-            weights.eps, weights.heads.eps, weights.heads.scaling,
-            at(weights.cos_TK, F32, t, width), at(weights.sin_TK, F32, t, width),
+            at(weights.embedding_VD, F32, v, d), at(place, F32, 0 if place is None else len(place), d),
+            at(last.weight_D, F32, d), at(last.bias_D, F32, d), weights.head.struct(), len(weights.layers), d,
+            weights.heads.queries, groups, width, first.up.n_out, v, capacity, last.eps, weights.heads.eps,
+            weights.heads.scaling, at(weights.cos_TK, F32, t, width), at(weights.sin_TK, F32, t, width),
+            first.activation, int(first.is_parallel),
         )  # fmt: skip
 
     def logits(self, token_S: Tensor, position_S: Tensor) -> Tensor:
@@ -91,6 +109,7 @@ class Decoder:
     ) -> tuple[Tensor, Tensor, Tensor]:
         n = len(token_S)
         assert n <= self._slots, f"{n} rows, but {self._slots} slots"
+        assert not n or int(position_S.max()) < self._n_positions, "a position that the slots or the model do not have"
         logits_SV = torch.empty(n, self._vocabulary)
         drawn_S, logp_S = torch.empty(n, dtype=I64), torch.empty(n)
         kernels_of().decode_step(
@@ -103,12 +122,14 @@ class Decoder:
 
 
 def _layer(layer: LayerWeights, keys: ctypes.c_void_p, values: ctypes.c_void_p) -> _Layer:
-    d = len(layer.norm_attention_D)
+    d = len(layer.norm_attention.weight_D)
     k = 0 if layer.q_norm_K is None else len(layer.q_norm_K)
+    parts = (layer.qkv, layer.out, layer.gate, layer.up, layer.down)
     return _Layer(
-        *(part.struct() for part in (layer.qkv, layer.out, layer.gate, layer.up, layer.down)),
-        at(layer.norm_attention_D, F32, d), at(layer.norm_mlp_D, F32, d), at(layer.q_norm_K, F32, k),
-        at(layer.k_norm_K, F32, k), keys, values,
+        *(LinearStruct() if part is None else part.struct() for part in parts),
+        at(layer.norm_attention.weight_D, F32, d), at(layer.norm_mlp.weight_D, F32, d), at(layer.q_norm_K, F32, k),
+        at(layer.k_norm_K, F32, k), at(layer.norm_attention.bias_D, F32, d), at(layer.norm_mlp.bias_D, F32, d), keys,
+        values,
     )  # fmt: skip
 
 

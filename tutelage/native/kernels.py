@@ -84,27 +84,35 @@ def threads() -> ctypes.c_int:
     return ctypes.c_int(torch.get_num_threads())
 
 
-def norm(
-    x_ND: Tensor, y_ND: Tensor | None, weight_D: Tensor, eps: float, *, wide: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x + y (x itself without a y), its RMS norm times the weight (bf16, or float32 if `wide`), and 1 / rms [N]."""
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """RMS norm, or layer norm where there is a bias; float32."""
+
+    weight_D: Tensor
+    bias_D: Tensor | None
+    eps: float
+
+
+def norm(x_ND: Tensor, y_ND: Tensor | None, by: Norm, *, wide: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """x + y (x itself without a y), its norm (bf16, or float32 if `wide`), and of each row 1 / rms and mean [2, N]."""
     n, d = x_ND.shape
     sum_ND = empty(n, d, dtype=F32) if y_ND is not None else x_ND
     out_ND = empty(n, d, dtype=F32 if wide else BF16)
-    inverse_N = torch.empty(n)
+    moments_2N = torch.empty(2, n)
     none = ctypes.c_void_p(None)
     kernels_of().norm_forward(
-        at(x_ND, F32, n, d), at(y_ND, BF16, n, d), at(weight_D, F32, d), ctypes.c_float(eps),
-        at(sum_ND, F32, n, d), none if wide else at(out_ND, BF16, n, d), at(out_ND, F32, n, d) if wide else none,
-        at(inverse_N, F32, n), _n(n), _n(d), threads(),
+        at(x_ND, F32, n, d), at(y_ND, BF16, n, d), at(by.weight_D, F32, d), at(by.bias_D, F32, d),
+        ctypes.c_float(by.eps), at(sum_ND, F32, n, d), none if wide else at(out_ND, BF16, n, d),
+        at(out_ND, F32, n, d) if wide else none, at(moments_2N[0], F32, n), at(moments_2N[1], F32, n), _n(n), _n(d),
+        threads(),
     )  # fmt: skip
-    return sum_ND, out_ND, inverse_N
+    return sum_ND, out_ND, moments_2N
 
 
 def norm_backward(
-    grad_ND: Tensor, past_ND: Tensor | None, x_ND: Tensor, inverse_N: Tensor, weight_D: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of x + y in float32 and rounded to bf16, and of the weight.
+    grad_ND: Tensor, past_ND: Tensor | None, x_ND: Tensor, moments_2N: Tensor, by: Norm
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradient of x + y in float32 and rounded to bf16, of the weight, and of the bias where there is one.
 
     grad_ND  of the normed rows, bf16 or float32
     past_ND  what flows past the norm to the same sum
@@ -113,15 +121,16 @@ def norm_backward(
     out_ND, half_ND = empty(n, d, dtype=F32), empty(n, d, dtype=BF16)
     parts = max(1, -(-n // NORM_ROWS))
     weight_PD = torch.empty(parts, d)
+    bias_PD = None if by.bias_D is None else torch.empty(parts, d)
     none = ctypes.c_void_p(None)
     is_half = grad_ND.dtype == BF16
     kernels_of().norm_backward(
         at(grad_ND, BF16, n, d) if is_half else none, none if is_half else at(grad_ND, F32, n, d),
-        at(past_ND, F32, n, d), at(x_ND, F32, n, d), at(inverse_N, F32, n), at(weight_D, F32, d),
-        at(out_ND, F32, n, d), at(half_ND, BF16, n, d), at(weight_PD, F32, parts, d), _n(n), _n(d), _n(parts),
-        threads(),
+        at(past_ND, F32, n, d), at(x_ND, F32, n, d), at(moments_2N[0], F32, n), at(moments_2N[1], F32, n),
+        at(by.weight_D, F32, d), at(out_ND, F32, n, d), at(half_ND, BF16, n, d), at(weight_PD, F32, parts, d),
+        at(bias_PD, F32, parts, d), _n(n), _n(d), _n(parts), threads(),
     )  # fmt: skip
-    return out_ND, half_ND, weight_PD.sum(dim=0)
+    return out_ND, half_ND, weight_PD.sum(dim=0), None if bias_PD is None else bias_PD.sum(dim=0)
 
 
 def attention(

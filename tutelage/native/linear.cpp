@@ -4,6 +4,7 @@
 //   gated            silu(gate) * up, of two layers of one input; and both before that, which the backward pass needs
 //   gated_backward   from the gradient of what the next layer gave, through that layer, to gates and ups; and
 //                    silu(gate) * up once more, so that it need not be kept
+//   activated        gelu of one layer, and what it was of; activated_backward: as gated_backward
 //   pair_weight      a weight as `product` reads it, for x W^T or, turned, for x W
 //
 // Threads take blocks of rows. A row is computed by itself, to the bit, whatever else is in the pass.
@@ -26,6 +27,24 @@ static inline void gate_row_backward(const float* slope, const bf16* gate, const
     narrow_all(hidden, product, count);
     narrow_all(grad_up, of_up, count);
     narrow_all(grad_gate, of_gate, count);
+}
+
+// The gradient of one row of gelu(x), `slope` -> that of x, and gelu(x) once more.
+static inline void gelu_row_backward(Activation kind, const float* slope, const bf16* x, bf16* grad, bf16* hidden,
+                                     long count) {
+    float value[PANEL], of_x[PANEL], wide[PANEL];
+#pragma omp simd
+    for (long j = 0; j < count; j++) wide[j] = widen(x[j]);
+    gelu_all(kind, wide, value, count);
+    if (kind == GELU_TANH) {
+#pragma omp simd
+        for (long j = 0; j < count; j++) of_x[j] = slope[j] * gelu_slope<true>(wide[j]);
+    } else {
+#pragma omp simd
+        for (long j = 0; j < count; j++) of_x[j] = slope[j] * gelu_slope<false>(wide[j]);
+    }
+    narrow_all(hidden, value, count);
+    narrow_all(grad, of_x, count);
 }
 
 extern "C" {
@@ -85,6 +104,49 @@ void gated_backward(const Linear* turned, const bf16* grad, const bf16* gate_up,
                 fetch_panel(gate), fetch_panel(gate + f);
                 fetch_panel_to_write(grad_gate), fetch_panel_to_write(grad_gate + f), fetch_panel_to_write(to);
                 gate_row_backward(slopes + i * PANEL, gate, gate + f, grad_gate, grad_gate + f, to, count);
+            }
+        }
+    });
+}
+
+// x[n, in] -> out[n, f] = gelu(x W^T + bias), and kept[n, f] (unless null), what it is of.
+void activated(const Linear* layer, int kind, const bf16* x, bf16* kept, bf16* out, long n, int n_threads) {
+    const long f = layer->out, in = layer->in;
+    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
+        const long start = part * ROWS, m = n - start < ROWS ? n - start : ROWS;
+        scratch.reset(ROWS * (padded(in) * 2 + PANEL * 4) + 128);
+        bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
+        float* sums = scratch.take<float>(ROWS * PANEL);
+        const bf16* block = whole_rows(buffer, x + start * in, m, in);
+        for (long first = 0; first < f; first += PANEL) {
+            const long count = panel(*layer, first, f, block, whole_steps(m), sums);
+            for (long i = 0; i < m; i++) {
+                bf16 unkept[PANEL], *to = out + (start + i) * f + first;
+                bf16* held = kept ? kept + (start + i) * f + first : unkept;
+                fetch_panel_to_write(to);
+                if (kept) fetch_panel_to_write(held);
+                gelu_row(*layer, Activation(kind), first, sums + i * PANEL, to, held, count);
+            }
+        }
+    });
+}
+
+// grad[n, out], of a layer on gelu(kept), and that layer turned -> grad_kept[n, f] and hidden[n, f] = gelu(kept).
+void activated_backward(const Linear* turned, int kind, const bf16* grad, const bf16* kept, bf16* grad_kept, bf16* hidden,
+                        long n, int n_threads) {
+    const long f = turned->out, in = turned->in;
+    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
+        const long start = part * ROWS, m = n - start < ROWS ? n - start : ROWS;
+        scratch.reset(ROWS * (padded(in) * 2 + PANEL * 4) + 128);
+        bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
+        float* slopes = scratch.take<float>(ROWS * PANEL);
+        const bf16* block = whole_rows(buffer, grad + start * in, m, in);
+        for (long first = 0; first < f; first += PANEL) {
+            const long count = panel(*turned, first, f, block, whole_steps(m), slopes);
+            for (long i = 0; i < m; i++) {
+                const long at = (start + i) * f + first;
+                fetch_panel(kept + at), fetch_panel_to_write(grad_kept + at), fetch_panel_to_write(hidden + at);
+                gelu_row_backward(Activation(kind), slopes + i * PANEL, kept + at, grad_kept + at, hidden + at, count);
             }
         }
     });

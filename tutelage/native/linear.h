@@ -1,6 +1,7 @@
 // A linear layer on paired weights, panel by panel: sums of a few columns at a time, handed on while they are hot.
 #pragma once
 #include "crew.h"
+#include "gelu.h"
 #include "tile.h"
 
 // [out, in] padded with zeros to multiples of 32 and paired, so that x W^T is a product. The bias may be null.
@@ -58,6 +59,16 @@ static inline void apply(const Linear& layer, const bf16* x, bf16* out, long ste
             narrow_sums(layer, first, sums + i * PANEL, to, count);
         }
     }
+}
+
+// gelu of one row of sums plus bias, after these were rounded, which is also what is kept.
+static inline void gelu_row(const Linear& layer, Activation kind, long first, float* sum, bf16* out, bf16* kept, long count) {
+    float value[PANEL];
+    narrow_sums(layer, first, sum, kept, count);
+#pragma omp simd
+    for (long j = 0; j < count; j++) sum[j] = widen(kept[j]);
+    gelu_all(kind, sum, value, count);
+    narrow_all(out, value, count);
 }
 
 // silu(gate) * up of one row of sums, after both were rounded, which is also what is kept.

@@ -95,6 +95,29 @@ def gated_backward(grad_NO: Tensor, turned: Paired, kept_N2F: Tensor) -> tuple[T
     return grad_N2F, out_NF
 
 
+def activated(x_NI: Tensor, layer: Paired, activation: int, *, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """gelu(x W^T + bias) [N, F], and what it is of [N, F] if that is to be kept."""
+    n, f = len(x_NI), layer.n_out
+    out_NF = empty(n, f, dtype=BF16)
+    kept_NF = empty(n, f, dtype=BF16) if keep else None
+    kernels_of().activated(
+        ctypes.byref(layer.struct()), ctypes.c_int(activation), at(x_NI, BF16, n, layer.n_in), at(kept_NF, BF16, n, f),
+        at(out_NF, BF16, n, f), ctypes.c_long(n), threads(),
+    )  # fmt: skip
+    return out_NF, kept_NF
+
+
+def activated_backward(grad_NO: Tensor, turned: Paired, kept_NF: Tensor, activation: int) -> tuple[Tensor, Tensor]:
+    """Gradient [N, F] of what `activated` kept, and what it gave; arguments as in `gated_backward`."""
+    n, f = len(grad_NO), turned.n_out
+    grad_NF, out_NF = empty(n, f, dtype=BF16), empty(n, f, dtype=BF16)
+    kernels_of().activated_backward(
+        ctypes.byref(turned.struct()), ctypes.c_int(activation), at(grad_NO, BF16, n, turned.n_in),
+        at(kept_NF, BF16, n, f), at(grad_NF, BF16, n, f), at(out_NF, BF16, n, f), ctypes.c_long(n), threads(),
+    )  # fmt: skip
+    return grad_NF, out_NF
+
+
 def read_head(
     x_MI: Tensor, head: Paired, token_M: Tensor, temperature: float, *, with_entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,19 @@ def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return weight_D * (x_ND * torch.rsqrt(x_ND.pow(2).mean(-1, keepdim=True) + eps))
 
 
+def layer_norm(x_ND: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> Tensor:
+    """Each row about its mean, over its standard deviation, times the weight, plus the bias (Ba et al. 2016)."""
+    centred_ND = x_ND - x_ND.mean(-1, keepdim=True)
+    return weight_D * (centred_ND * torch.rsqrt(centred_ND.pow(2).mean(-1, keepdim=True) + eps)) + bias_D
+
+
+def gelu(x_NF: Tensor, *, tanh: bool) -> Tensor:
+    """x times the share of a standard normal distribution below it (Hendrycks and Gimpel 2016), exact or by tanh."""
+    if tanh:
+        return 0.5 * x_NF * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x_NF + 0.044715 * x_NF**3)))
+    return 0.5 * x_NF * (1 + torch.erf(x_NF / 2**0.5))
+
+
 def gate(gate_up_N2F: Tensor) -> Tensor:
     """silu(gate) * up, the gates before the ups (Shazeer 2020)."""
     gate_NF, up_NF = gate_up_N2F.chunk(2, dim=-1)
