@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tutelage.errors import DataError
+from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat, turns_tokenizer
 from tutelage.model.load import new_llama
 from tutelage.model.reward_model import Probe, RewardModel, save_reward
@@ -138,3 +139,19 @@ def test_saved_members_score_alike(tmp_path):
 def test_an_ensemble_of_none_is_a_mistake_of_ours():
     with pytest.raises(AssertionError, match="at least one member"):
         Scorer([])
+
+
+def test_a_prompt_is_read_once_for_answers_that_stand_apart_and_the_scores_stay_what_they_are(monkeypatch):
+    model, prompt = member(window=60), ask("ant bee cat dog " * 6)
+    prompts = [prompt, ask("bee"), prompt, ask("cat cat"), prompt]
+    texts = ["bee", "dog", "ant cat", "bee", "dog dog dog"]
+    alone = [float(Scorer([model])([p], [t])) for p, t in zip(prompts, texts, strict=True)]
+    read = []
+    hidden = CausalModel.hidden
+    monkeypatch.setattr(
+        CausalModel, "hidden", lambda self, token_N, *a: (read.append(len(token_N)), hidden(self, token_N, *a))[1]
+    )
+    lengths = [len(model.row(p, t)[0]) for p, t in zip(prompts, texts, strict=True)]
+    score_B = Scorer([model], batch_tokens=max(lengths) + 8)([*prompts], [*texts])
+    assert score_B.tolist() == pytest.approx(alone, abs=1e-5) and len(set(alone)) == 5
+    assert sum(read) < sum(lengths) - 2 * 20  # the long prompt's tokens, two times less

@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tutelage.data.batch import collate
-from tutelage.data.packing import microbatches
+from tutelage.data.batch import TokenBatch, collate
+from tutelage.data.packing import cut, microbatches
+from tutelage.model.causal import CausalModel
 from tutelage.model.reward_model import RewardModel, load_reward
 from tutelage.types import Prompt
 
@@ -28,6 +29,10 @@ def combine(score_BE: Tensor, mode: Mode, *, penalty: float = 0.5) -> Tensor:
         return score_BE.amin(dim=1)
     mean_B = score_BE.mean(dim=1)
     return mean_B if mode == "mean" else mean_B - penalty * score_BE.var(dim=1, unbiased=False)
+
+
+def _by_length(batch: TokenBatch, max_tokens: int) -> list[Tensor]:
+    return microbatches(batch.length_B.tolist(), max_tokens)
 
 
 class Scorer:
@@ -57,11 +62,13 @@ class Scorer:
         return torch.stack([self._score(m, prompts, texts) for m in self.members], dim=1)
 
     def _score(self, member: RewardModel, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
-        found = [member.row(p, t) for p, t in zip(prompts, texts, strict=True)]
+        whole = collate([member.row(p, t) for p, t in zip(prompts, texts, strict=True)])
         device = member.head.weight.device
-        score_B = torch.empty(len(found))
-        for rows in microbatches([len(ids) for ids, _ in found], self._batch_tokens):
-            batch = collate([found[i] for i in rows.tolist()])
+        score_B = torch.empty(len(whole))
+        # A causal model computes what answers begin with once, if they stand together; an encoder reads each by itself.
+        is_causal = isinstance(member.backbone, CausalModel)
+        for rows in (cut if is_causal else _by_length)(whole, self._batch_tokens):
+            batch = whole.rows(rows)
             with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16"):
                 out_BC = member.heads(batch.token_BT.to(device), batch.length_B.to(device), batch.mask_BT.to(device))
             score_B[rows] = member.combine(out_BC).cpu()
