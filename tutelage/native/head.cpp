@@ -27,20 +27,29 @@ static inline void begin(Seen& seen) {
 
 template <bool ENTROPY>
 static inline void take_in(Seen& seen, const float* logit, float inverse_temperature) {
+    float top[16], sum[16], mean[16];
+    std::memcpy(top, seen.top, sizeof(top));
+    for (int p = 0; p < PANEL; p += 16) {
+#pragma omp simd
+        for (int l = 0; l < 16; l++) top[l] = logit[p + l] > top[l] ? logit[p + l] : top[l];
+    }
 #pragma omp simd
     for (int l = 0; l < 16; l++) {
-        float top = seen.top[l], sum, mean;
-        for (int p = l; p < PANEL; p += 16) top = logit[p] > top ? logit[p] : top;
-        const float sunk = (seen.top[l] - top) * inverse_temperature, shrink = fast_exp(sunk);
-        sum = seen.sum[l] * shrink;
-        mean = ENTROPY ? (seen.mean[l] + seen.sum[l] * sunk) * shrink : 0.0f;
-        for (int p = l; p < PANEL; p += 16) {
-            const float below = (logit[p] - top) * inverse_temperature, weight = fast_exp(below);
-            sum += weight;
-            if (ENTROPY) mean += weight > 0 ? weight * below : 0.0f;  // 0 x -inf of a forbidden token is 0
-        }
-        seen.top[l] = top, seen.sum[l] = sum, seen.mean[l] = mean;
+        const float sunk = (seen.top[l] - top[l]) * inverse_temperature, shrink = fast_exp(sunk);
+        sum[l] = seen.sum[l] * shrink;
+        mean[l] = ENTROPY ? (seen.mean[l] + seen.sum[l] * sunk) * shrink : 0.0f;
     }
+    for (int p = 0; p < PANEL; p += 16) {
+#pragma omp simd
+        for (int l = 0; l < 16; l++) {
+            const float below = (logit[p + l] - top[l]) * inverse_temperature, weight = fast_exp(below);
+            sum[l] += weight;
+            if (ENTROPY) mean[l] += weight > 0 ? weight * below : 0.0f;  // 0 x -inf of a forbidden token is 0
+        }
+    }
+    std::memcpy(seen.top, top, sizeof(top));
+    std::memcpy(seen.sum, sum, sizeof(sum));
+    if (ENTROPY) std::memcpy(seen.mean, mean, sizeof(mean));
 }
 
 // logp of the chosen token, logsumexp and entropy (unless null) of a row of which all was seen.

@@ -171,5 +171,47 @@ def draw_rows(logits_MV: Tensor, uniform_M: Tensor, *, temperature: float) -> tu
     return drawn_M, logp_M
 
 
+def read_logits(x_MI: Tensor, head: Paired) -> Tensor:
+    """x W^T [M, V], not rounded."""
+    m, v = len(x_MI), head.n_out
+    logits_MV = empty(m, v, dtype=F32)
+    kernels_of().head_logits(
+        ctypes.byref(head.struct()), at(x_MI, BF16, m, head.n_in), at(logits_MV, F32, m, v), ctypes.c_long(m), threads()
+    )
+    return logits_MV
+
+
+def draw_rows(logits_MV: Tensor, uniform_M: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """A token [M] of each row, by inverse cumulative distribution, and its log-probability [M] (nats)."""
+    m, v = logits_MV.shape
+    drawn_M, logp_M = torch.empty(m, dtype=I64), torch.empty(m)
+    kernels_of().draw_rows(
+        at(logits_MV, F32, m, v), at(uniform_M, torch.float64, m), ctypes.c_float(1 / temperature), at(drawn_M, I64, m),
+        at(logp_M, F32, m), ctypes.c_long(m), ctypes.c_long(v), threads(),
+    )  # fmt: skip
+    return drawn_M, logp_M
+
+
+def read_logits(x_MI: Tensor, head: Paired) -> Tensor:
+    """x W^T [M, V], not rounded."""
+    m, v = len(x_MI), head.n_out
+    logits_MV = empty(m, v, dtype=F32)
+    kernels_of().head_logits(
+        ctypes.byref(head.struct()), at(x_MI, BF16, m, head.n_in), at(logits_MV, F32, m, v), ctypes.c_long(m), threads()
+    )
+    return logits_MV
+
+
+def draw_rows(logits_MV: Tensor, uniform_M: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """A token [M] of each row, by inverse cumulative distribution, and its log-probability [M] (nats)."""
+    m, v = logits_MV.shape
+    drawn_M, logp_M = torch.empty(m, dtype=I64), torch.empty(m)
+    kernels_of().draw_rows(
+        at(logits_MV, F32, m, v), at(uniform_M, torch.float64, m), ctypes.c_float(1 / temperature), at(drawn_M, I64, m),
+        at(logp_M, F32, m), ctypes.c_long(m), ctypes.c_long(v), threads(),
+    )  # fmt: skip
+    return drawn_M, logp_M
+
+
 def _check_tokens(token_M: Tensor, vocabulary: int) -> None:
     assert not len(token_M) or (int(token_M.min()) >= 0 and int(token_M.max()) < vocabulary), "a token out of range"
