@@ -176,6 +176,15 @@ def test_weight_gradient(n, rows, columns):
     assert_near(kernels.weight_gradient(grad_NR, x_NC), grad_NR.double().T @ x_NC.double(), tolerance)
 
 
+@pytest.mark.parametrize("n", [1, 40, 1100])
+def test_the_gradient_of_rows_that_lie_apart_is_theirs_alone(n):
+    wide_NW, x_NC = noise(n, 100).bfloat16(), noise(n, 64, seed=1).bfloat16()
+    wide_NW[:, 32:] = torch.nan
+    assert_near(kernels.weight_gradient(wide_NW[:, :32], x_NC), wide_NW[:, :32].double().T @ x_NC.double(), 1e-6)
+    with pytest.raises(AssertionError, match="whole rows"):
+        kernels.weight_gradient(torch.zeros(32, n).bfloat16().T, x_NC)
+
+
 def test_what_is_not_finite_stays_so():
     nan = torch.full((1, 32), torch.nan)
     for bias_D in (None, torch.zeros(32)):

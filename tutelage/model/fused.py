@@ -23,6 +23,8 @@ from tutelage.native.kernels import Heads, Norm, Sequences
 from tutelage.native.layer import PARAMETERS, LayerWeights, last_norm, layer, layer_and_qkv
 from tutelage.native.linear import read_logits
 
+MOST_READ = 0.9  # share of a pass's rows
+
 
 class Kind(Protocol):
     """How models of one architecture are laid out."""
@@ -149,14 +151,14 @@ class Trunk:
 def rows_read(keep_M: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
     """Which of n rows the last layer need finish [U], in order, and where each kept row stands among them [M].
 
-    Without rows that nobody reads: None, and `keep_M` as it was.
+    None, and `keep_M` as it was, where so few rows go unread that sorting them out would take longer.
     """
-    if keep_M is None:
-        return None, None
+    if keep_M is None or len(keep_M) > MOST_READ * n:
+        return None, keep_M
     is_read_N = torch.zeros(n, dtype=torch.bool)
     is_read_N[keep_M] = True
     read_U = is_read_N.nonzero().squeeze(1)
-    return (None, keep_M) if len(read_U) == n else (read_U, (is_read_N.cumsum(0) - 1)[keep_M])
+    return read_U, (is_read_N.cumsum(0) - 1)[keep_M]
 
 
 def packed_of(layout: Layout) -> Packed | None:

@@ -13,6 +13,7 @@
 
 static const long ROWS = 128;  // of a part: enough to use a weight often, few enough to stay in the cache
 static const long FEW = 32;    // whose panel stays in the nearest cache
+static const long WIDE = 256;  // columns whose slopes are multiplied on together, while they are in the cache
 
 // What is known of a row of logits * inverse_temperature after some of its panels, each lane for every 16th column: the
 // highest logit, the sum of the weights e^(logit - top), and the mean of logit - top by them, times that sum.
@@ -67,6 +68,7 @@ static void read_row(const Seen& seen, float inverse_temperature, float* logp, f
 }
 
 // slope = grad * inverse_temperature * (onehot(token) - softmax) of one panel of a row, which starts at column `first`.
+// count: numbers to write; where the logit is -inf, that is 0.
 static inline void slope_panel(const float* logit, bf16* slope, long first, long count, int64_t token, float norm,
                                float grad, float inverse_temperature) {
     const float scale = grad * inverse_temperature;
@@ -78,14 +80,15 @@ static inline void slope_panel(const float* logit, bf16* slope, long first, long
     narrow_all(slope + first, part, count);
 }
 
-// done(row, first column, how many, logits) for each panel of each of m rows of x; logits beyond the last column: -inf.
+// done(row, first column, how many, logits) for each panel from column `begin` to `end` of each of m rows of x; logits
+// beyond the last column: -inf.
 template <class F>
-static void each_panel(const Linear& head, const bf16* x, long m, float* sums, F done) {
+static void each_panel(const Linear& head, const bf16* x, long begin, long end, long m, float* sums, F done) {
     const long in = padded(head.in);
-    for (long first = 0; first < head.out; first += PANEL)
+    for (long first = begin; first < end; first += PANEL)
         for (long i = 0; i < m; i += FEW) {
             const long n = m - i < FEW ? m - i : FEW;
-            const long count = panel(head, first, head.out, x + i * in, whole_steps(n), sums);
+            const long count = panel(head, first, head.out, x + i * in, whole_steps(n), sums, i == 0);
             for (long k = 0; k < n; k++) {
                 float* logit = sums + k * PANEL;
                 for (long j = count; j < PANEL; j++) logit[j] = -INFINITY;
@@ -115,7 +118,7 @@ void head_forward(const Linear* head, const bf16* x, const int64_t* token, float
     share_rows(*head, x, n, ROWS * sizeof(Seen), n_threads, [&](long start, long m, const bf16* rows, float* sums) {
         Seen* seen = scratch.take<Seen>(ROWS);
         for (long i = 0; i < m; i++) begin(seen[i]);
-        each_panel(*head, rows, m, sums, [&](long i, long first, long count, const float* logit) {
+        each_panel(*head, rows, 0, head->out, m, sums, [&](long i, long first, long count, const float* logit) {
             if (entropy)
                 take_in<true>(seen[i], logit, inverse_temperature);
             else
@@ -128,21 +131,26 @@ void head_forward(const Linear* head, const bf16* x, const int64_t* token, float
     });
 }
 
-// grad[n] of the log-probabilities -> slope[n, v] bf16 of the logits, and with `turned` (else null) grad_x[n, in] bf16.
+// grad[n] of the log-probabilities -> slope[n, v] bf16 of the logits, its rows `step` numbers apart, 0 up to a whole 32
+// columns, with room for n up to a whole 32 rows; and with `turned` (else null) grad_x[n, in] bf16.
 void head_backward(const Linear* head, const Linear* turned, const bf16* x, const int64_t* token, const float* norm,
-                   const float* grad, float inverse_temperature, bf16* slope, bf16* grad_x, long n, int n_threads) {
-    const long v = head->out, beside = ROWS * (padded(v) * 2 + PANEL * 4) + 128;
-    share_rows(*head, x, n, beside, n_threads, [&](long start, long m, const bf16* rows, float* sums) {
-        bf16* slopes = scratch.take<bf16>(ROWS * padded(v));
-        float* wide = scratch.take<float>(ROWS * PANEL);
-        each_panel(*head, rows, m, sums, [&](long i, long first, long count, const float* logit) {
-            bf16* to = slope + (start + i) * v;
-            fetch_panel_to_write(to + first);
-            slope_panel(logit, to, first, count, token[start + i], norm[start + i], grad[start + i], inverse_temperature);
-        });
-        if (turned)
-            apply(*turned, whole_rows(slopes, slope + start * v, m, v), grad_x + start * head->in, head->in, m,
-                  whole_steps(m), wide);
+                   const float* grad, float inverse_temperature, bf16* slope, long step, bf16* grad_x, long n,
+                   int n_threads) {
+    const long v = padded(head->out), in = padded(head->in);
+    share_rows(*head, x, n, ROWS * in * 4 + 64, n_threads, [&](long start, long m, const bf16* rows, float* sums) {
+        float* total = scratch.take<float>(ROWS * in);
+        for (long begin = 0; begin < v; begin += WIDE) {
+            const long end = begin + WIDE < v ? begin + WIDE : v;
+            each_panel(*head, rows, begin, end, m, sums, [&](long i, long first, long count, const float* logit) {
+                count = v - first < PANEL ? v - first : PANEL;
+                slope_panel(logit, slope + (start + i) * step, first, count, token[start + i], norm[start + i],
+                            grad[start + i], inverse_temperature);
+            });
+            if (turned)
+                product(total, in, slope + start * step + begin, step, turned->weight + begin * 16, v * 16, whole_steps(m), in,
+                        end - begin, begin > 0);
+        }
+        for (long i = 0; turned && i < m; i++) narrow_all(grad_x + (start + i) * head->in, total + i * in, head->in);
     });
 }
 
@@ -150,7 +158,7 @@ void head_backward(const Linear* head, const Linear* turned, const bf16* x, cons
 void head_logits(const Linear* head, const bf16* x, float* logits, long n, int n_threads) {
     const long v = head->out;
     share_rows(*head, x, n, 0, n_threads, [&](long start, long m, const bf16* rows, float* sums) {
-        each_panel(*head, rows, m, sums, [&](long i, long first, long count, const float* logit) {
+        each_panel(*head, rows, 0, v, m, sums, [&](long i, long first, long count, const float* logit) {
             std::memcpy(logits + (start + i) * v + first, logit, count * 4);
         });
     });

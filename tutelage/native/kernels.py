@@ -169,17 +169,27 @@ def attention_backward(
 
 
 def weight_gradient(grad_NR: Tensor, x_NC: Tensor, onto_RC: Tensor | None = None) -> Tensor:
-    """grad^T x in float32 [R, C], the gradient of a linear layer's weight; added in place if there is something to."""
+    """grad^T x in float32 [R, C], the gradient of a linear layer's weight; added in place if there is something to.
+
+    grad_NR  rows may lie apart, as a part of a wider tensor
+    """
     (n, r), c = grad_NR.shape, x_NC.shape[1]
     if r % 32 or c % 32 or not n:
         slope_RC = torch.mm(grad_NR.T, x_NC).float()
         return slope_RC if onto_RC is None else onto_RC.add_(slope_RC)
     out_RC = empty(r, c, dtype=F32) if onto_RC is None else onto_RC
     kernels_of().weight_gradient(
-        at(grad_NR, BF16, n, r), at(x_NC, BF16, n, c), at(out_RC, F32, r, c), _n(n), _n(r), _n(c),
+        _rows_apart(grad_NR), _n(grad_NR.stride(0)), at(x_NC, BF16, n, c), at(out_RC, F32, r, c), _n(n), _n(r), _n(c),
         ctypes.c_int(onto_RC is not None), threads(),
     )  # fmt: skip
     return out_RC
+
+
+def _rows_apart(x_NR: Tensor) -> ctypes.c_void_p:
+    assert x_NR.dtype == BF16 and x_NR.stride(1) == 1 and x_NR.device.type == "cpu", (
+        "a kernel expects whole rows in bf16"
+    )
+    return ctypes.c_void_p(x_NR.data_ptr())
 
 
 def _rows(rows: Sequences, heads: Heads, n_tokens: int) -> tuple[object, ...]:

@@ -32,10 +32,12 @@ static inline const bf16* whole_rows(bf16* buffer, const bf16* x, long n, long w
     return buffer;
 }
 
-// The sums of columns `first` to `end`, at most PANEL of them, of x W^T; returns how many of them are real.
-static inline long panel(const Linear& layer, long first, long end, const bf16* x, long rows, float* sums) {
+// The sums of columns `first` to `end`, at most PANEL of them, of x W^T; returns how many of them are real. asks: whether
+// the weights of the next panel are asked for on the way, which one of several calls for the same panel should do.
+static inline long panel(const Linear& layer, long first, long end, const bf16* x, long rows, float* sums,
+                         bool asks = true) {
     const long in = padded(layer.in), left = padded(end) - first, real = (end < layer.out ? end : layer.out) - first;
-    const bf16 *weight = layer.weight + first * in, *ahead = left >= 2 * PANEL ? weight + PANEL * in : nullptr;
+    const bf16 *weight = layer.weight + first * in, *ahead = asks && left >= 2 * PANEL ? weight + PANEL * in : nullptr;
     product(sums, PANEL, x, in, weight, in * 16, rows, left < PANEL ? left : PANEL, in, false, ahead);
     return real < PANEL ? real : PANEL;
 }

@@ -139,57 +139,16 @@ def read_head_backward(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Gradient of the logits [M, V] by that of the log-probabilities, and of x [M, I] if the turned head is given."""
     m, v = len(x_MI), head.n_out
-    slope_MV = empty(m, v, dtype=BF16)
+    # Rows a power of two apart would fight for one place in the cache.
+    room = empty(m + -m % STEP, v + -v % STEP + STEP, dtype=BF16)
     grad_MI = None if turned is None else empty(m, head.n_in, dtype=BF16)
     kernels_of().head_backward(
         ctypes.byref(head.struct()), NULL if turned is None else ctypes.byref(turned.struct()),
         at(x_MI, BF16, m, head.n_in), at(token_M, I64, m), at(norm_M, F32, m), at(grad_M, F32, m),
-        ctypes.c_float(1 / temperature), at(slope_MV, BF16, m, v), at(grad_MI, BF16, m, head.n_in), ctypes.c_long(m),
-        threads(),
+        ctypes.c_float(1 / temperature), at(room, BF16, *room.shape), ctypes.c_long(room.shape[1]),
+        at(grad_MI, BF16, m, head.n_in), ctypes.c_long(m), threads(),
     )  # fmt: skip
-    return slope_MV, grad_MI
-
-
-def read_logits(x_MI: Tensor, head: Paired) -> Tensor:
-    """x W^T [M, V], not rounded."""
-    m, v = len(x_MI), head.n_out
-    logits_MV = empty(m, v, dtype=F32)
-    kernels_of().head_logits(
-        ctypes.byref(head.struct()), at(x_MI, BF16, m, head.n_in), at(logits_MV, F32, m, v), ctypes.c_long(m), threads()
-    )
-    return logits_MV
-
-
-def draw_rows(logits_MV: Tensor, uniform_M: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
-    """A token [M] of each row, by inverse cumulative distribution, and its log-probability [M] (nats)."""
-    m, v = logits_MV.shape
-    drawn_M, logp_M = torch.empty(m, dtype=I64), torch.empty(m)
-    kernels_of().draw_rows(
-        at(logits_MV, F32, m, v), at(uniform_M, torch.float64, m), ctypes.c_float(1 / temperature), at(drawn_M, I64, m),
-        at(logp_M, F32, m), ctypes.c_long(m), ctypes.c_long(v), threads(),
-    )  # fmt: skip
-    return drawn_M, logp_M
-
-
-def read_logits(x_MI: Tensor, head: Paired) -> Tensor:
-    """x W^T [M, V], not rounded."""
-    m, v = len(x_MI), head.n_out
-    logits_MV = empty(m, v, dtype=F32)
-    kernels_of().head_logits(
-        ctypes.byref(head.struct()), at(x_MI, BF16, m, head.n_in), at(logits_MV, F32, m, v), ctypes.c_long(m), threads()
-    )
-    return logits_MV
-
-
-def draw_rows(logits_MV: Tensor, uniform_M: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
-    """A token [M] of each row, by inverse cumulative distribution, and its log-probability [M] (nats)."""
-    m, v = logits_MV.shape
-    drawn_M, logp_M = torch.empty(m, dtype=I64), torch.empty(m)
-    kernels_of().draw_rows(
-        at(logits_MV, F32, m, v), at(uniform_M, torch.float64, m), ctypes.c_float(1 / temperature), at(drawn_M, I64, m),
-        at(logp_M, F32, m), ctypes.c_long(m), ctypes.c_long(v), threads(),
-    )  # fmt: skip
-    return drawn_M, logp_M
+    return room[:m, :v], grad_MI
 
 
 def read_logits(x_MI: Tensor, head: Paired) -> Tensor:
