@@ -45,8 +45,11 @@ def serve(asked: dict[str, Any]) -> None:
     lengths, longest = asked["lengths"], max(asked["lengths"])
 
     def turn(i: int) -> dict[str, float]:
-        requests = [Request(tuple(ids), (1000 * (i + 1) + n,)) for n, ids in enumerate(asked["prompts"])]
-        clock = StepClock(lengths, engine.end_id)
+        requests = [
+            Request(tuple(ids), (1000 * (i + 1) + n,), max_new_tokens=length)
+            for n, (ids, length) in enumerate(zip(asked["prompts"], lengths, strict=True))
+        ]
+        clock = StepClock(lengths)
         engine.generate(requests, SamplingConfig(max_new_tokens=longest), step=clock)
         machine.synchronise()
         return {"tokens": sum(lengths), **clock.steps_alone(sum(lengths), len(requests))}
@@ -55,23 +58,19 @@ def serve(asked: dict[str, Any]) -> None:
 
 
 class StepClock:
-    """Ends each sample at its own length, and times the decoding steps behind the first."""
+    """Times the decoding steps behind the first, where all samples have them in common."""
 
-    def __init__(self, lengths: Sequence[int], end_id: int) -> None:
-        self._lengths, self._end_id = lengths, end_id
+    def __init__(self, lengths: Sequence[int]) -> None:
         self._are_equal = len(set(lengths)) == 1
         self._first, self._drawn, self._last = 0.0, 0, 0.0
 
     def __call__(self, running: Sequence[Running]) -> None:
-        if self._are_equal:
-            now = time.perf_counter()
-            if self._first:
-                self._drawn += len(running)
-            self._first, self._last = self._first or now, now
+        if not self._are_equal:
             return
-        for sample in running:
-            if len(sample.token_ids) >= self._lengths[sample.i_request]:
-                sample.token_ids[-1] = self._end_id  # as if it had been drawn: the engine frees the slot
+        now = time.perf_counter()
+        if self._first:
+            self._drawn += len(running)
+        self._first, self._last = self._first or now, now
 
     def steps_alone(self, tokens: int, n: int) -> dict[str, float]:
         """Tokens a second of the steps; only where all run from the first step to the last."""

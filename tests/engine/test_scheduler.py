@@ -1,5 +1,6 @@
 """Slots are filled in order, without a hole, and every sample runs once."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +9,7 @@ from tutelage.engine.scheduler import Scheduler
 
 
 def test_waiting_samples_are_admitted_in_order_and_the_last_moves_into_the_hole():
-    scheduler = Scheduler([Request((5,), (1, 2)), Request((6, 7), (3, 4))], n_slots=3)
+    scheduler = Scheduler([Request((5,), (1, 2)), Request((6, 7), (3, 4))], n_slots=3, limit=9)
     assert [(s.i_request, s.i_sample, s.seed, s.length) for s in scheduler.admit()] == [
         (0, 0, 1, 1),
         (0, 1, 2, 1),
@@ -25,7 +26,7 @@ def test_waiting_samples_are_admitted_in_order_and_the_last_moves_into_the_hole(
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_every_sample_runs_once_and_no_more_than_the_slots_at_a_time(samples, n_slots, random):
     requests = [Request((5,) * (i + 1), tuple(range(10 * i, 10 * i + k))) for i, k in enumerate(samples)]
-    scheduler = Scheduler(requests, n_slots)
+    scheduler = Scheduler(requests, n_slots, limit=9)
     slots: dict[int, int] = {}  # what lies in each slot, kept as the engine keeps its cache
     seen = []
     while scheduler.waiting or scheduler.running:
@@ -40,3 +41,25 @@ def test_every_sample_runs_once_and_no_more_than_the_slots_at_a_time(samples, n_
         if moved is not None:
             slots[slot] = slots[moved]
     assert seen == [s for r in requests for s in r.seeds]
+
+
+def test_what_a_step_asks_of_each_slot_follows_its_sample():
+    scheduler = Scheduler([Request((5,), (11, 12)), Request((6, 7, 8), (13,), max_new_tokens=2)], n_slots=3, limit=9)
+    scheduler.admit()
+    scheduler.append(0, np.array([20, 21, 22]), np.array([-0.5, -1.5, -2.5]))
+    assert scheduler.token_S.tolist() == [20, 21, 22] and scheduler.position_S.tolist() == [1, 1, 3]
+    assert [x.tolist() for x in scheduler.seeds_and_drawn()] == [[11, 12, 13], [1, 1, 1]]
+    assert [x.tolist() for x in scheduler.seeds_and_drawn(2)] == [[13], [1]]
+    assert scheduler.over(end_id=20) == [0] and scheduler.over(end_id=99) == []
+    assert scheduler.release(0) == 2  # the last sample takes everything along
+    assert scheduler.token_S.tolist() == [22, 21] and scheduler.position_S.tolist() == [3, 1]
+    scheduler.append(0, np.array([30, 31]), np.array([-3.0, -4.0]))
+    assert [s.token_ids for s in scheduler.running] == [[22, 30], [21, 31]]
+    assert [s.logp for s in scheduler.running] == [[-2.5, -3.0], [-1.5, -4.0]]
+    assert scheduler.position_S.tolist() == [4, 2]
+    assert scheduler.over(end_id=99) == [0]  # the limit of its request is lower than that of all
+    assert scheduler.over(end_id=31) == [1, 0]
+
+
+def test_a_limit_of_a_request_may_only_be_lower():
+    assert [Request((5,), (1,), max_new_tokens=n).limit(4) for n in (None, 2, 9)] == [4, 2, 4]

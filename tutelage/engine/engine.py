@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,20 +78,21 @@ class Engine:
         Raises DataError for a prompt that is empty or that does not fit the window with its answer.
         """
         self._check(requests, sampling)
-        scheduler = Scheduler(requests, self.config.slots)
-        longest = max(len(r.prompt_ids) for r in requests) + sampling.max_new_tokens
+        scheduler = Scheduler(requests, self.config.slots, limit=sampling.max_new_tokens)
+        longest = max(len(r.prompt_ids) + r.limit(sampling.max_new_tokens) for r in requests)
         cache = SlotCache(self.config.slots, longest + -longest % POSITIONS)
         steps = Steps(self.model, cache)
         prefixes: dict[int, Prefix] = {}  # of the prompt whose samples wait, if others of it were begun
         done: list[Sample] = []
         while scheduler.waiting or scheduler.running:
             drawn = self._admit(scheduler, requests, cache, steps, prefixes, sampling)
-            self._release(scheduler, cache, sampling, done)
-            if running := scheduler.running:
+            self._release(scheduler, cache, done)
+            if n := len(scheduler.running):
                 with self._watch.phase("decode"):
-                    _append(running, *steps.draw(running, _uniform(running), sampling))
-                drawn += len(running)
-                self._release(scheduler, cache, sampling, done)
+                    uniform_S = uniform(*scheduler.seeds_and_drawn())
+                    scheduler.append(0, *steps.draw(scheduler.token_S, scheduler.position_S, uniform_S, sampling))
+                drawn += n
+                self._release(scheduler, cache, done)
             if progress:
                 progress(drawn)
             if step:
@@ -111,9 +111,12 @@ class Engine:
             n = len(request.prompt_ids)
             if not n:
                 raise DataError(f"prompt {i} has no token. Give it at least one.")
-            if n + sampling.max_new_tokens > self.window:
+            if request.max_new_tokens is not None and request.max_new_tokens < 1:
+                raise DataError(f"prompt {i} asks for {request.max_new_tokens} tokens. Ask for one or more.")
+            limit = request.limit(sampling.max_new_tokens)
+            if n + limit > self.window:
                 raise DataError(
-                    f"prompt {i} has {n} tokens; with {sampling.max_new_tokens} for the answer that is more than the "
+                    f"prompt {i} has {n} tokens; with {limit} for the answer that is more than the "
                     f"model's window of {self.window}. Shorten the prompt or lower sampling.max_new_tokens."
                 )
 
@@ -131,7 +134,8 @@ class Engine:
         if not taken:
             return 0
         slots: dict[int, list[int]] = {}
-        for slot, sample in enumerate(taken, start=len(scheduler.running) - len(taken)):
+        first = len(scheduler.running) - len(taken)
+        for slot, sample in enumerate(taken, start=first):
             slots.setdefault(sample.i_request, []).append(slot)
         with self._watch.phase("prefill"):
             for i, prefix in prefixes.items():
@@ -140,7 +144,7 @@ class Engine:
             logits = {i: prefix.logits_V for i, prefix in prefixes.items()}
             logits |= self._prefill({i: s for i, s in slots.items() if i not in prefixes}, requests, cache)
             logits_SV = torch.stack([logits[s.i_request] for s in taken])
-            _append(taken, *steps.first(logits_SV, _uniform(taken), sampling))
+            scheduler.append(first, *steps.first(logits_SV, uniform(*scheduler.seeds_and_drawn(first)), sampling))
             kept = scheduler.waiting[0].i_request if scheduler.waiting else None
             if kept not in prefixes:
                 prefixes.clear()
@@ -173,13 +177,11 @@ class Engine:
             logits.update(zip(part, logits_BV, strict=True))
         return logits
 
-    def _release(self, scheduler: Scheduler, cache: SlotCache, sampling: SamplingConfig, done: list[Sample]) -> None:
+    def _release(self, scheduler: Scheduler, cache: SlotCache, done: list[Sample]) -> None:
         """Frees the slots of finished samples at once; the last running sequence moves into the hole."""
-        for slot in reversed(range(len(scheduler.running))):
+        for slot in scheduler.over(self.end_id):
             sample = scheduler.running[slot]
             stopped = sample.token_ids[-1] == self.end_id
-            if not stopped and len(sample.token_ids) < sampling.max_new_tokens:
-                continue
             done.append(
                 Sample(
                     sample.i_request,
@@ -193,16 +195,3 @@ class Engine:
             moved = scheduler.release(slot)
             if moved is not None:
                 cache.move(moved, slot, scheduler.running[slot].length)
-
-
-def _uniform(samples: Sequence[Running]) -> Tensor:
-    """The number [S] that decides each sample's next token."""
-    seeds = np.array([s.seed for s in samples], dtype=np.uint64)
-    positions = np.array([len(s.token_ids) for s in samples], dtype=np.uint64)
-    return uniform(seeds, positions)
-
-
-def _append(samples: Sequence[Running], token_S: Tensor, logp_S: Tensor) -> None:
-    for sample, token, logp in zip(samples, token_S.tolist(), logp_S.tolist(), strict=True):
-        sample.token_ids.append(token)
-        sample.logp.append(logp)

@@ -45,6 +45,11 @@ class Request:
 
     prompt_ids: tuple[int, ...]
     seeds: tuple[int, ...]  # one a sample; the same seed gives the same sample whatever else is running
+    max_new_tokens: int | None = None  # of these samples, if fewer than those of the sampling
+
+    def limit(self, max_new_tokens: int) -> int:
+        """Tokens after which a sample ends."""
+        return max_new_tokens if self.max_new_tokens is None else min(self.max_new_tokens, max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,13 @@
 S running sequences.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from tutelage.engine.cache import SlotCache
 from tutelage.engine.request import SamplingConfig
 from tutelage.engine.sampling import draw
-from tutelage.engine.scheduler import Running
+from tutelage.engine.scheduler import Array
 from tutelage.model.causal import CausalModel
 from tutelage.native.decode import Decoder
 from tutelage.native.linear import draw_rows
@@ -25,29 +23,34 @@ class Steps:
         self._decoder: Decoder | None = None
         self._is_open = False
 
-    def first(self, logits_SV: Tensor, uniform_S: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
+    def first(self, logits_SV: Tensor, uniform_S: Tensor, sampling: SamplingConfig) -> tuple[Array, Array]:
         """`draw` of what follows prompts, from their logits."""
         if sampling.is_policy_itself and self._open() is not None:
-            return draw_rows(logits_SV, uniform_S, temperature=sampling.temperature)
-        return draw(logits_SV, uniform_S, sampling)
+            return _arrays(*draw_rows(logits_SV, uniform_S, temperature=sampling.temperature))
+        return _arrays(*draw(logits_SV, uniform_S, sampling))
 
-    def draw(self, running: Sequence[Running], uniform_S: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
-        """Token ids [S] and log-probabilities [S] (nats) of what follows each sequence; `running[i]` is slot i."""
+    def draw(self, last_S: Array, where_S: Array, uniform_S: Tensor, sampling: SamplingConfig) -> tuple[Array, Array]:
+        """Token ids [S] and log-probabilities [S] (nats) of what follows the sequences in the first slots.
+
+        last_S, where_S  the last token of each, and its position
+        """
         decoder = self._open()
         device = self._model.device
-        token_S = torch.tensor([s.token_ids[-1] for s in running], device=device)
-        position_S = torch.tensor([s.length - 1 for s in running], device=device)
+        token_S, position_S = torch.from_numpy(last_S).to(device), torch.from_numpy(where_S).to(device)
         if decoder is None:
-            slot_S = torch.arange(len(running), device=device)
-            return draw(
-                self._model.logits(token_S, position_S, slot_S, self._cache.step(position_S)), uniform_S, sampling
-            )
+            slot_S = torch.arange(len(token_S), device=device)
+            logits_SV = self._model.logits(token_S, position_S, slot_S, self._cache.step(position_S))
+            return _arrays(*draw(logits_SV, uniform_S, sampling))
         if sampling.is_policy_itself:
-            return decoder.draw(token_S, position_S, uniform_S, temperature=sampling.temperature)
-        return draw(decoder.logits(token_S, position_S), uniform_S, sampling)
+            return _arrays(*decoder.draw(token_S, position_S, uniform_S, temperature=sampling.temperature))
+        return _arrays(*draw(decoder.logits(token_S, position_S), uniform_S, sampling))
 
     def _open(self) -> Decoder | None:
         """Not before the first prompt, with which the buffers come."""
         if not self._is_open:
             self._decoder, self._is_open = self._model.decoder(self._cache.keys, self._cache.values), True
         return self._decoder
+
+
+def _arrays(token_S: Tensor, logp_S: Tensor) -> tuple[Array, Array]:
+    return token_S.cpu().numpy(), logp_S.cpu().numpy()
