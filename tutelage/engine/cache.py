@@ -36,12 +36,15 @@ class SlotCache:
         self.keys: list[Tensor] = []  # [S, G, T, D] a layer
         self.values: list[Tensor] = []
 
-    def open(self, layer: int, groups: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The buffers of a layer, made when they are first asked for."""
+    def open(self, layer: int, groups: int, width: int, like: Tensor, *, clear: bool) -> tuple[Tensor, Tensor]:
+        """The buffers of a layer, made when they are first asked for.
+
+        clear  with zeros, for who reads what nobody has written, if only to multiply it by 0
+        """
         if layer == len(self.keys):
             shape = (self.n_slots, groups, self.capacity, width)
-            self.keys.append(_zeros(shape, like))
-            self.values.append(_zeros(shape, like))
+            self.keys.append(_room(shape, like, clear=clear))
+            self.values.append(_room(shape, like, clear=clear))
         return self.keys[layer], self.values[layer]
 
     def admit(self, slot: int, prefix: Prefix) -> None:
@@ -65,10 +68,10 @@ class SlotCache:
         return DecodeLayout(self.keys, self.values, position_S, self.capacity)
 
 
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def _room(shape: tuple[int, ...], like: Tensor, *, clear: bool) -> Tensor:
     """On a processor in large pages: a step reads all of it, and with small ones the way to a page takes the time."""
     if like.device.type == "cpu":
-        return memory.zeros(*shape, dtype=like.dtype)
+        return (memory.zeros if clear else memory.empty)(*shape, dtype=like.dtype)
     return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
 
@@ -82,15 +85,12 @@ class PrefillLayout:
     def keep(self, layer: int, projections: Projections) -> None:
         """For who computes attention without asking this layout for it."""
         heads = projections.heads
-        fill_slots(
-            projections,
-            self.packed.lengths,
-            self._slots,
-            *self._open(layer, heads.groups, heads.slot_width, projections.qkv_NC),
-        )
+        is_padded = heads.slot_width > heads.width  # by columns that stay 0
+        buffers = self._open(layer, heads.groups, heads.slot_width, projections.qkv_NC, clear=is_padded)
+        fill_slots(projections, self.packed.lengths, self._slots, *buffers)
 
     def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
-        keys, values = self._open(layer, len(key_GND), key_GND.shape[2], value_GND)
+        keys, values = self._open(layer, len(key_GND), key_GND.shape[2], value_GND, clear=True)
         start = 0
         for length, slots in zip(self.packed.lengths, self._slots, strict=True):
             span = slice(start, start + length)
@@ -99,12 +99,12 @@ class PrefillLayout:
             start += length
         return self.packed.attend(layer, query_HND, key_GND, value_GND, scaling)
 
-    def _open(self, layer: int, groups: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _open(self, layer: int, groups: int, width: int, like: Tensor, *, clear: bool) -> tuple[Tensor, Tensor]:
         assert layer == self._n_layers, (
             f"layer {layer} ran after {self._n_layers} layers: the model skips or repeats one"
         )
         self._n_layers += 1
-        return self._cache.open(layer, groups, width, like)
+        return self._cache.open(layer, groups, width, like, clear=clear)
 
 
 class DecodeLayout:
