@@ -126,7 +126,7 @@ def serve_rl(asked: dict[str, Any]) -> None:
             "prompts": lambda step: prompts_of_update(prompts, asked["prompts"], step, seed=1),
             "evaluate": lambda step: ({"eval_kl": 0.0}, 0.0), "monitor": Monitor(_only_warn(), lambda alarm: None),
             "log": lambda step, row: steps.done(
-                tokens=row["tokens"], **{n: row[n] for n in ("mismatch_mean", "max_ratio_error", "length")}
+                tokens=row["tokens"], **{n: row[n] for n in ("mismatch_mean", "max_mismatch", "length")}
             ),
             "save": lambda state: None, "keep_best": lambda step: None,
         }  # fmt: skip
