@@ -5,13 +5,15 @@
     python benchmarks/decode.py --size 135M --batch 1 --threads 1
 
 A turn is a whole `generate`, prompts included. Prompts are random ids, no end token occurs, and sampling is at
-temperature 1 over the whole vocabulary. Our own line also tells the rate of the decoding steps alone.
+temperature 1 over the whole vocabulary. Our own line also tells the rate of the decoding steps alone, by their median.
 """
 
 import json
 import random
+import statistics
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import machine
@@ -52,7 +54,7 @@ def serve(asked: dict[str, Any]) -> None:
         clock = StepClock(lengths)
         engine.generate(requests, SamplingConfig(max_new_tokens=longest), step=clock)
         machine.synchronise()
-        return {"tokens": sum(lengths), **clock.steps_alone(sum(lengths), len(requests))}
+        return {"tokens": sum(lengths), **clock.steps_alone(len(requests))}
 
     take_turns(turn, {"what": "tutelage engine", "passes": precision, **machine.versions()})
 
@@ -62,19 +64,19 @@ class StepClock:
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self._are_equal = len(set(lengths)) == 1
-        self._first, self._drawn, self._last = 0.0, 0, 0.0
+        self._times: list[float] = []
 
     def __call__(self, running: Sequence[Running]) -> None:
-        if not self._are_equal:
-            return
-        now = time.perf_counter()
-        if self._first:
-            self._drawn += len(running)
-        self._first, self._last = self._first or now, now
+        if self._are_equal:
+            self._times.append(time.perf_counter())
 
-    def steps_alone(self, tokens: int, n: int) -> dict[str, float]:
-        """Tokens a second of the steps; only where all run from the first step to the last."""
-        return {"step_tokens_s": self._drawn / (self._last - self._first)} if self._drawn else {}
+    def steps_alone(self, n: int) -> dict[str, float]:
+        """Tokens a second of n samples in the median step; only where all run from the first step to the last.
+
+        The rate of reading beside it is a median, too: neither counts a moment in which another took the core.
+        """
+        taken = [later - earlier for earlier, later in pairwise(self._times)]
+        return {"step_tokens_s": n / statistics.median(taken)} if taken else {}
 
 
 def requests(n: int, prompt: int, new: int, vocabulary: int, lengths: str) -> tuple[list[list[int]], list[int]]:

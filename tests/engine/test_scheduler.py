@@ -63,3 +63,21 @@ def test_what_a_step_asks_of_each_slot_follows_its_sample():
 
 def test_a_limit_of_a_request_may_only_be_lower():
     assert [Request((5,), (1,), max_new_tokens=n).limit(4) for n in (None, 2, 9)] == [4, 2, 4]
+
+
+def test_many_slots_are_filled_together_and_the_last_samples_are_not_kept_waiting():
+    scheduler = Scheduler([Request((5,), tuple(range(70)))], n_slots=64, limit=9)
+    assert len(scheduler.admit()) == 64
+    for n_free, taken in (
+        (1, 0),
+        (2, 0),
+        (3, 0),
+        (4, 4),
+        (1, 0),
+        (2, 2),
+    ):  # 6 wait: 4 at once, and then the 2 that are left
+        scheduler.release(0)
+        assert len(scheduler.admit()) == taken, n_free
+    for _ in range(64):
+        scheduler.release(0)
+    assert not scheduler.running and not scheduler.waiting

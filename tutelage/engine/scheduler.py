@@ -13,6 +13,7 @@ import numpy as np
 
 from tutelage.engine.request import Request
 
+GATHERED = 16  # the part of all slots that is filled together
 Array = np.ndarray[tuple[int], np.dtype[Any]]
 
 
@@ -68,8 +69,14 @@ class Scheduler:
         return self._seed_S[span], self._drawn_S[span].astype(np.uint64)
 
     def admit(self) -> list[Running]:
-        """Takes as many waiting samples as there are free slots. They stand at the end of `running`."""
-        taken = [self.waiting.popleft() for _ in range(min(len(self.waiting), self.n_slots - len(self.running)))]
+        """Takes as many waiting samples as there are free slots. They stand at the end of `running`.
+
+        Of many slots a few first fall free, since one prompt takes the time of several that are computed together.
+        """
+        n = min(len(self.waiting), self.n_slots - len(self.running))
+        if self.running and n < min(len(self.waiting), self.n_slots // GATHERED):
+            return []
+        taken = [self.waiting.popleft() for _ in range(n)]
         for slot, sample in enumerate(taken, start=len(self.running)):
             self._seed_S[slot], self._drawn_S[slot] = sample.seed, 0
             self._prompt_S[slot], self._limit_S[slot] = sample.prompt_length, sample.limit
