@@ -44,7 +44,9 @@ extern "C" {
 // there if asked; rows and columns are multiples of 32.
 void weight_gradient(const bf16* grad, long step, const bf16* x, float* out, long n, long rows, long columns, int add,
                      int n_threads) {
-    const long blocks = rows / 32, wanted = n_threads > 1 ? 2 * n_threads : 1, parts = wanted < blocks ? wanted : blocks;
+    // Each part pairs all of x for itself; two a thread, so that one that is held up does less, only where that is little.
+    const long twice = rows >= 2 * n_threads * ROWS ? 2 : 1, wanted = n_threads > 1 ? twice * n_threads : 1;
+    const long blocks = rows / 32, parts = wanted < blocks ? wanted : blocks;
     share(parts, n_threads, [&](long part) {
         some_rows(grad, step, x, out, n, rows, columns, add, blocks * part / parts * 32, blocks * (part + 1) / parts * 32);
     });
