@@ -78,7 +78,7 @@ def latest(rows: Iterable[Row], bench: str, *, peer: str = "", is_quiet: bool = 
 
 
 def quietest(rows: Sequence[Row], bench: str, **wanted: Any) -> Row | None:
-    """The newest line with a quiet pair, else the newest of all: good for a ratio, not for a share of a limit."""
+    """The newest line with a quiet pair, else the newest of all: good for a ratio of what was measured in one noise."""
     return latest(rows, bench, **wanted) or latest(rows, bench, is_quiet=False, **wanted)
 
 
@@ -121,7 +121,7 @@ def _decode(rows: Sequence[Row]) -> Iterable[Figure]:
 def _batch_one(rows: Sequence[Row]) -> Iterable[Figure]:
     for size in ("60M", "135M"):
         for threads, bar in ((1, 0.9), (2, 0.8)):
-            row = latest(rows, "decode", size=size, batch=1, threads=threads)
+            row = quietest(rows, "decode", size=size, batch=1, threads=threads)
             if row:
                 share = row["sides"]["tutelage"]["step_tokens_s"] * row["weight_bytes"] / 1e9 / row["read_gb_s"]
                 what = f"decode, batch 1, {size}, {threads} thread{'s' * (threads > 1)}: share of the memory's rate"
@@ -275,7 +275,10 @@ def scaling(rows: Sequence[Row], folder: Path) -> str:
 
 
 # Why a step costs more than its work, where one does.
-CAUSES: dict[str, str] = {}
+CAUSES: dict[str, str] = {
+    "response": "A response's tokens come one a step, where a prompt's are computed together, and each reads the keys and "
+    "values of all before it, which are not counted as work.",
+}
 
 
 def page(rows: Sequence[Row], folder: Path) -> str:
