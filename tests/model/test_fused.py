@@ -15,6 +15,7 @@ from tutelage.model.fused import Trunk, can_fuse, fits
 from tutelage.model.lora import Adapter, LoraSettings
 from tutelage.model.weight_cache import WeightCache
 from tutelage.native import kernels
+from tutelage.train.optim import OptimConfig, build_adamw
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox"]
 LENGTHS = [5, 33, 1, 70]
@@ -182,6 +183,7 @@ def test_logp_and_hidden_gives_what_the_head_reads(make):
 
 CHANGES = {
     "optimiser": lambda m: torch.optim.AdamW(m.parameters(), lr=0.5, foreach=True).step(),
+    "our optimiser": lambda m: build_adamw(dict(m.named_parameters()), OptimConfig(lr=0.5)).step(),
     "load_state_dict": lambda m: m.load_state_dict({n: t * 0.5 for n, t in m.state_dict().items()}),
     "copy_": lambda m: [p.copy_(p * 0.5) for p in m.parameters()],
     "mul_": lambda m: [p.mul_(0.5) for p in m.parameters()],

@@ -145,6 +145,19 @@ def test_cutting_changes_nothing_of_the_language_loss(speaker_copy):
     assert_cut_changes_nothing(build, Term(batch, torch.arange(8), mean_nll(batch)))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_on_one_batch_learn_it(precision, speaker_copy):
+    # In bf16 each pass reads copies of the weights, which must be made again after each step.
+    batch = random_batch()
+    compute = ComputeConfig(precision=precision, microbatch_tokens=20)
+    learner = language_learner(
+        speaker_copy(), optim=OptimConfig(lr=1e-2, warmup_steps=0), compute=compute, total_steps=40
+    )
+    term = Term(batch, torch.arange(len(batch)), mean_nll(batch))
+    losses = [learner.step([term])["loss"] for _ in range(40)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_together_packs_whole_units_and_drops_no_row():
     batch = random_batch((5, 2, 3, 4, 2, 6, 1))
     unit_B = torch.tensor([4, 9, 4, 2, 9, 2, 7])

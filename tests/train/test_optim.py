@@ -53,6 +53,16 @@ def test_one_step_of_adam_by_hand():
     assert (1 - p).tolist() == pytest.approx([0.1, 0.1 / 11], rel=1e-4)
 
 
+def test_a_step_counts_as_a_change_of_each_weight():
+    named = {"matrix": nn.Parameter(torch.ones(2, 2)), "bias": nn.Parameter(torch.ones(2))}
+    optimizer = build_adamw(named, OptimConfig())
+    for p in named.values():
+        p.grad = torch.ones_like(p)
+    before = [p._version for p in named.values()]
+    optimizer.step()
+    assert all(p._version > old for p, old in zip(named.values(), before, strict=True))
+
+
 def test_moments_come_back_by_name():
     def stepped():
         p = nn.Parameter(torch.tensor([1.0, -1.0]))

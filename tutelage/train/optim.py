@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from tutelage.errors import ConfigError
 
@@ -45,13 +46,19 @@ def lr_at(cfg: OptimConfig, step: int, total: int) -> float:
 
 
 def build_adamw(named: dict[str, nn.Parameter], cfg: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices alone; norms, biases and vectors are left free."""
+    """AdamW with weight decay on matrices alone; norms, biases and vectors are left free.
+
+    Fused: one pass over weights and moments instead of eight. Unlike other in-place steps of torch it does not count as
+    a change of the weights, so that is done here, for who keeps copies of them (`model.weight_cache`).
+    """
     decayed = [p for p in named.values() if p.ndim >= 2]
     free = [p for p in named.values() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=True
-    )  # fused: one pass over weights and moments instead of eight
+    )
+    optimizer.register_step_post_hook(lambda *_: increment_version(named.values()))
+    return optimizer
 
 
 def moments(optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter]) -> dict[str, Tensor]:
