@@ -5,6 +5,7 @@ both, in which those that are turned together stand half a head apart, as the ke
 N tokens, T positions, P positions that the model knows, H heads, K head width, D width, C joined projections.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def _turned_round(x: Tensor) -> Tensor:
     return x.T
 
 
-class _GPTKind:
+class _GPTKind(ABC):
     """Layer norms, biases everywhere, an MLP without gates. What differs is where a block keeps its layers."""
 
     place_PD: Tensor | None = None
@@ -40,16 +41,16 @@ class _GPTKind:
         self.blocks: list[Any] = []
         self.embedding: nn.Embedding
 
+    @abstractmethod
     def _parts(self, block: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
         """Norm, joined projections and output of attention; norm and both layers of the MLP."""
-        raise NotImplementedError
 
-    def heads(self) -> Heads:
-        raise NotImplementedError
+    @abstractmethod
+    def heads(self) -> Heads: ...
 
     @property
-    def _activation(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _activation(self) -> int: ...
 
     def embed(self, token_N: Tensor, position_N: Tensor) -> Tensor:
         x_ND: Tensor = self.embedding(token_N)

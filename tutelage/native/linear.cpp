@@ -47,16 +47,23 @@ static inline void gelu_row_backward(Activation kind, const float* slope, const 
     narrow_all(grad, of_x, count);
 }
 
+// work(first row, how many, these rows of x[n, in] as `panel` reads them, room for the sums of two panels) for each part.
+template <class F>
+static void share_blocks(const bf16* x, long n, long in, int n_threads, F work) {
+    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
+        const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
+        scratch.reset(ROWS * (padded(in) * 2 + 2 * PANEL * 4) + 128);
+        bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
+        float* sums = scratch.take<float>(2 * ROWS * PANEL);
+        work(first, m, whole_rows(buffer, x + first * in, m, in), sums);
+    });
+}
+
 extern "C" {
 
 // x[n, in] -> out[n, out].
 void linear(const Linear* layer, const bf16* x, bf16* out, long n, int n_threads) {
-    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
-        const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
-        scratch.reset(ROWS * (padded(layer->in) * 2 + PANEL * 4) + 128);
-        bf16* buffer = scratch.take<bf16>(ROWS * padded(layer->in));
-        float* sums = scratch.take<float>(ROWS * PANEL);
-        const bf16* rows = whole_rows(buffer, x + first * layer->in, m, layer->in);
+    share_blocks(x, n, layer->in, n_threads, [&](long first, long m, const bf16* rows, float* sums) {
         apply(*layer, rows, out + first * layer->out, layer->out, m, whole_steps(m), sums);
     });
 }
@@ -64,14 +71,10 @@ void linear(const Linear* layer, const bf16* x, bf16* out, long n, int n_threads
 // x[n, in] -> out[n, f], and gate_up[n, 2 f] (unless null): gates, then ups.
 void gated(const Linear* gate, const Linear* up, const bf16* x, bf16* gate_up, bf16* out, long n, int n_threads) {
     const long f = gate->out, in = gate->in;
-    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
-        const long start = part * ROWS, m = n - start < ROWS ? n - start : ROWS;
-        scratch.reset(ROWS * (padded(in) * 2 + PANEL * 8) + 256);
-        bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
-        float *gates = scratch.take<float>(ROWS * PANEL), *ups = scratch.take<float>(ROWS * PANEL);
-        const bf16* block = whole_rows(buffer, x + start * in, m, in);
+    share_blocks(x, n, in, n_threads, [&](long start, long m, const bf16* block, float* sums) {
+        float* ups = sums + ROWS * PANEL;
         for (long first = 0; first < f; first += PANEL) {
-            const long count = panel(*gate, first, f, block, whole_steps(m), gates);
+            const long count = panel(*gate, first, f, block, whole_steps(m), sums);
             panel(*up, first, f, block, whole_steps(m), ups);
             for (long i = 0; i < m; i++) {
                 bf16 unkept[2 * PANEL], *to = out + (start + i) * f + first;
@@ -79,7 +82,7 @@ void gated(const Linear* gate, const Linear* up, const bf16* x, bf16* gate_up, b
                 bf16* kept_up = gate_up ? kept_gate + f : unkept + PANEL;
                 fetch_panel_to_write(to);
                 if (gate_up) fetch_panel_to_write(kept_gate), fetch_panel_to_write(kept_up);
-                gate_row(gates + i * PANEL, ups + i * PANEL, to, kept_gate, kept_up, count);
+                gate_row(sums + i * PANEL, ups + i * PANEL, to, kept_gate, kept_up, count);
             }
         }
     });
@@ -89,21 +92,16 @@ void gated(const Linear* gate, const Linear* up, const bf16* x, bf16* gate_up, b
 void gated_backward(const Linear* turned, const bf16* grad, const bf16* gate_up, bf16* grad_gate_up, bf16* hidden, long n,
                     int n_threads) {
     const long f = turned->out, in = turned->in;
-    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
-        const long start = part * ROWS, m = n - start < ROWS ? n - start : ROWS;
-        scratch.reset(ROWS * (padded(in) * 2 + PANEL * 4) + 128);
-        bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
-        float* slopes = scratch.take<float>(ROWS * PANEL);
-        const bf16* block = whole_rows(buffer, grad + start * in, m, in);
+    share_blocks(grad, n, in, n_threads, [&](long start, long m, const bf16* block, float* sums) {
         for (long first = 0; first < f; first += PANEL) {
-            const long count = panel(*turned, first, f, block, whole_steps(m), slopes);
+            const long count = panel(*turned, first, f, block, whole_steps(m), sums);
             for (long i = 0; i < m; i++) {
                 const bf16* gate = gate_up + (start + i) * 2 * f + first;
                 bf16* grad_gate = grad_gate_up + (start + i) * 2 * f + first;
                 bf16* to = hidden + (start + i) * f + first;
                 fetch_panel(gate), fetch_panel(gate + f);
                 fetch_panel_to_write(grad_gate), fetch_panel_to_write(grad_gate + f), fetch_panel_to_write(to);
-                gate_row_backward(slopes + i * PANEL, gate, gate + f, grad_gate, grad_gate + f, to, count);
+                gate_row_backward(sums + i * PANEL, gate, gate + f, grad_gate, grad_gate + f, to, count);
             }
         }
     });
@@ -112,12 +110,7 @@ void gated_backward(const Linear* turned, const bf16* grad, const bf16* gate_up,
 // x[n, in] -> out[n, f] = gelu(x W^T + bias), and kept[n, f] (unless null), what it is of.
 void activated(const Linear* layer, int kind, const bf16* x, bf16* kept, bf16* out, long n, int n_threads) {
     const long f = layer->out, in = layer->in;
-    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
-        const long start = part * ROWS, m = n - start < ROWS ? n - start : ROWS;
-        scratch.reset(ROWS * (padded(in) * 2 + PANEL * 4) + 128);
-        bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
-        float* sums = scratch.take<float>(ROWS * PANEL);
-        const bf16* block = whole_rows(buffer, x + start * in, m, in);
+    share_blocks(x, n, in, n_threads, [&](long start, long m, const bf16* block, float* sums) {
         for (long first = 0; first < f; first += PANEL) {
             const long count = panel(*layer, first, f, block, whole_steps(m), sums);
             for (long i = 0; i < m; i++) {
@@ -135,18 +128,13 @@ void activated(const Linear* layer, int kind, const bf16* x, bf16* kept, bf16* o
 void activated_backward(const Linear* turned, int kind, const bf16* grad, const bf16* kept, bf16* grad_kept, bf16* hidden,
                         long n, int n_threads) {
     const long f = turned->out, in = turned->in;
-    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
-        const long start = part * ROWS, m = n - start < ROWS ? n - start : ROWS;
-        scratch.reset(ROWS * (padded(in) * 2 + PANEL * 4) + 128);
-        bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
-        float* slopes = scratch.take<float>(ROWS * PANEL);
-        const bf16* block = whole_rows(buffer, grad + start * in, m, in);
+    share_blocks(grad, n, in, n_threads, [&](long start, long m, const bf16* block, float* sums) {
         for (long first = 0; first < f; first += PANEL) {
-            const long count = panel(*turned, first, f, block, whole_steps(m), slopes);
+            const long count = panel(*turned, first, f, block, whole_steps(m), sums);
             for (long i = 0; i < m; i++) {
                 const long at = (start + i) * f + first;
                 fetch_panel(kept + at), fetch_panel_to_write(grad_kept + at), fetch_panel_to_write(hidden + at);
-                gelu_row_backward(Activation(kind), slopes + i * PANEL, kept + at, grad_kept + at, hidden + at, count);
+                gelu_row_backward(Activation(kind), sums + i * PANEL, kept + at, grad_kept + at, hidden + at, count);
             }
         }
     });
