@@ -16,7 +16,7 @@ from tutelage.model.value_model import ValueModel
 from tutelage.train.learner import ComputeConfig, Learner, Term, cut
 from tutelage.train.machines import critic_learner, policy_learner
 from tutelage.train.optim import OptimConfig
-from tutelage.train.ppo import PPOConfig, losses
+from tutelage.train.ppo import PPOConfig, value_loss
 from tutelage.train.pretrain import language_learner, mean_nll
 from tutelage.train.reward_model import RewardConfig, ranking_loss, reward_learner
 from tutelage.types import Message, Prompt, RankedGroup
@@ -88,11 +88,12 @@ def test_cutting_changes_nothing_of_the_value_loss(speaker_copy, toy):
         nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(3))
         return critic_learner(model, optim=PLAIN, compute=compute, total_steps=10)
 
-    return_BT = torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(2))
-    seen = toy_experience(batch)
-    _, value_loss = losses(PPOConfig(), seen, return_BT, torch.zeros_like(return_BT), return_BT, torch.arange(8))
-    term = Term(batch, torch.arange(8), lambda out, rows: value_loss(out[..., 0], rows))
-    assert_cut_changes_nothing(build, term)
+    reward_BT = torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(2))
+    for old_BT in (torch.zeros_like(reward_BT), None):
+        loss = value_loss(PPOConfig(), toy_experience(batch), reward_BT, old_BT, torch.arange(8))
+        assert_cut_changes_nothing(
+            build, Term(batch, torch.arange(8), lambda out, rows, loss=loss: loss(out[..., 0], rows))
+        )
 
 
 def toy_experience(batch):

@@ -72,6 +72,10 @@ def separate(policy_model, value_model):
     return SeparateActorCritic(policy, critic)
 
 
+def values(machines, batch):
+    return machines.values(batch, [torch.arange(len(batch))], value_loss)
+
+
 def step(machines, batch, *, extra=(), train_policy=True):
     rows = torch.arange(len(batch))
     return machines.step(batch, rows, policy_loss, value_loss, extra=extra, train_policy=train_policy)
@@ -112,7 +116,7 @@ def test_one_pass_gives_log_probabilities_and_the_hidden_states_they_come_from(k
 def test_a_shared_critic_starts_at_0_and_leaves_the_policy_what_it_was(speaker_copy):
     batch = random_batch()
     machines = shared(speaker_copy(), head=False)
-    assert (machines.values(batch) == 0).all()
+    assert (values(machines, batch) == 0).all()
     logp, entropy = machines.logp(batch, [torch.arange(4)])
     alone = separate(speaker_copy(), ValueModel(speaker_copy())).logp(batch, [torch.arange(4)])
     assert torch.equal(logp, alone[0]) and torch.equal(entropy, alone[1])
@@ -122,9 +126,9 @@ def test_a_shared_critic_reads_what_a_separate_one_would(speaker_copy):
     batch = random_batch()
     machines = shared(speaker_copy())
     alone = with_head(ValueModel(speaker_copy()))
-    value_BT = separate(speaker_copy(), alone).values(batch)
-    torch.testing.assert_close(machines.values(batch), value_BT, atol=1e-5, rtol=1e-5)
-    assert value_BT.abs().max() > 0.1 and (machines.values(batch)[~batch.mask_BT] == 0).all()
+    value_BT = values(separate(speaker_copy(), alone), batch)
+    torch.testing.assert_close(values(machines, batch), value_BT, atol=1e-5, rtol=1e-5)
+    assert value_BT.abs().max() > 0.1 and (values(machines, batch)[~batch.mask_BT] == 0).all()
 
 
 def test_a_shared_update_is_the_policy_gradient_plus_a_share_of_the_critics(speaker_copy):

@@ -12,7 +12,7 @@ from tutelage.train.experience import gather
 from tutelage.train.kl_control import KLConfig
 from tutelage.train.machines import SeparateActorCritic
 from tutelage.train.monitor import MonitorConfig
-from tutelage.train.ppo import PPOConfig, RLState, losses
+from tutelage.train.ppo import PPOConfig, RLState, policy_loss, value_loss
 
 KEEP_OFF_REFERENCE = MonitorConfig(ignore=("KL at the start",))
 SMALL = {"prompts_per_update": 16, "samples_per_prompt": 4, "critic_warmup": 0}
@@ -85,11 +85,9 @@ def experience(toy, problem, *, sampler_logp_shift=0.0, weight_cap=2.0):
 def policy_gradient(toy, problem, **more):
     seen, channels = experience(toy, problem, **more)
     adv_BT = torch.where(seen.mask_BT, torch.arange(16.0)[:, None] - 8, 0.0)
-    zero_BT = torch.zeros_like(adv_BT)
     rows = torch.arange(16)
-    policy_loss, _ = losses(PPOConfig(), seen, adv_BT, zero_BT, zero_BT, rows)
     out = channels.clone().requires_grad_()
-    policy_loss(out, rows)[0].backward()
+    policy_loss(PPOConfig(), seen, adv_BT, rows)(out, rows)[0].backward()
     return out.grad[..., 0]
 
 
@@ -110,10 +108,9 @@ def test_value_clip_is_in_standard_deviations_of_reward_and_0_is_none(toy, clip,
     seen, _ = experience(toy, problem)
     old_BT = torch.zeros(seen.mask_BT.shape)
     far = 0.3 * float(seen.reward_B.std(unbiased=False))  # past 0.2 deviations already, and short of the return
-    return_BT = torch.where(seen.mask_BT, 10.0, 0.0)
-    _, value_loss = losses(PPOConfig(value_clip=clip), seen, old_BT, old_BT, return_BT, torch.arange(16))
+    reward_BT, rows = torch.where(seen.mask_BT, 10.0, 0.0), torch.arange(16)
     value_BT = torch.full(seen.mask_BT.shape, far).requires_grad_()
-    loss, metrics = value_loss(value_BT, torch.arange(16))
+    loss, metrics = value_loss(PPOConfig(value_clip=clip), seen, reward_BT, old_BT, rows)(value_BT, rows)
     loss.backward()
     assert bool(value_BT.grad.abs().sum() > 0) is moves
     assert metrics["vf_clip_frac"].item() == pytest.approx(0.0 if moves else 1.0)
@@ -123,8 +120,12 @@ def test_losses_are_means_over_the_minibatch_not_over_the_microbatch(toy):
     problem = toy.random_problem(3, 2, beta=0.5)
     seen, channels = experience(toy, problem)
     adv_BT, rows = torch.randn(seen.mask_BT.shape, generator=torch.Generator().manual_seed(0)), torch.arange(16)
-    for i, loss in enumerate(losses(PPOConfig(), seen, adv_BT, adv_BT, adv_BT + 1, rows)):
-        out = channels + 0.1 if i == 0 else adv_BT + 0.05
+    cfg = PPOConfig()
+    for loss, out in (
+        (policy_loss(cfg, seen, adv_BT, rows), channels + 0.1),
+        (value_loss(cfg, seen, adv_BT + 1, adv_BT, rows), adv_BT + 0.05),
+        (value_loss(cfg, seen, adv_BT + 1, None, rows), adv_BT + 0.05),
+    ):
         whole = loss(out, rows)[0]
         parts = sum(loss(out[part], part)[0] for part in (rows[:3], rows[3:4], rows[4:]))
         torch.testing.assert_close(whole, parts)

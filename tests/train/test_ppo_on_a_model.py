@@ -55,6 +55,40 @@ def test_the_ratio_is_1_before_the_first_step_of_every_update(course):
     assert all(r["max_mismatch"] < 1e-4 for r in run.rows)
 
 
+class Beforehand(SeparateActorCritic):
+    """Computes all values before any step, by a pass of their own."""
+
+    def values(self, batch, parts, first_loss):
+        return self.critic.infer(batch)[..., 0]
+
+
+@pytest.mark.parametrize("minibatches", [1, 3])
+@pytest.mark.parametrize("microbatch_tokens", [100, 8192])
+def test_values_told_by_the_critics_first_step_are_those_of_a_pass_before_it(course, minibatches, microbatch_tokens):
+    runs = []
+    for machines in (Beforehand, SeparateActorCritic):
+        run = course(lr=3e-3)
+        run.critic._compute = ComputeConfig(microbatch_tokens=microbatch_tokens)
+        run.parts["actor_critic"] = machines(run.policy, run.critic)
+        run.run_ppo(3, minibatches=minibatches, epochs=2, critic_warmup=1, epoch_kl=1e9)
+        runs.append(run)
+    before, told = runs
+    assert told.critic.n_steps == before.critic.n_steps == 6 * minibatches
+    for expected, row in zip(before.rows, told.rows, strict=True):
+        assert row == pytest.approx(expected, abs=1e-4, rel=1e-3, nan_ok=True)
+    for name, weight in before.critic.named.items():
+        torch.testing.assert_close(told.critic.named[name], weight, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("minibatches", "n_before"), [(1, 0), (4, 48)])
+def test_the_critic_reads_the_rows_of_its_first_step_once(course, minibatches, n_before):
+    run, read = course(), []
+    forward = run.critic._forward
+    run.critic._forward = lambda batch: (read.append(len(batch)), forward(batch))[1]
+    run.run_ppo(1, minibatches=minibatches)
+    assert sum(read) == n_before + 64  # the values of later steps' rows must be known before the first
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
 def test_once_the_sampler_is_seen_to_agree_its_log_probabilities_serve_as_the_old_ones(course, algorithm, monkeypatch):
     passes = []

@@ -36,7 +36,7 @@ class ActorCritic(Protocol):
     """A policy and its critic."""
 
     def logp(self, batch: TokenBatch, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]: ...
-    def values(self, batch: TokenBatch) -> Tensor: ...
+    def values(self, batch: TokenBatch, parts: Sequence[Tensor], first_loss: Loss) -> Tensor: ...
     def step(
         self,
         batch: TokenBatch,
@@ -134,10 +134,26 @@ class SeparateActorCritic(LearnerPolicy):
     def __init__(self, policy: Learner, critic: Learner) -> None:
         super().__init__(policy)
         self.critic = critic
+        self._first: dict[str, float] = {}  # figures of the critic's first step, when the policy's is still to come
 
-    def values(self, batch: TokenBatch) -> Tensor:
-        with self.critic.watch.phase("values"):
-            return self.critic.infer(batch)[..., 0]
+    def values(self, batch: TokenBatch, parts: Sequence[Tensor], first_loss: Loss) -> Tensor:
+        """Values [B, T] of the critic as it was before the update, whose first step it makes on the way.
+
+        That step's pass over parts[0] tells the values of these rows, so they are not computed twice.
+
+        first_loss  of a value [b, T] and its rows, with that very value as the old one
+        """
+        value_BT = torch.zeros(batch.mask_BT.shape)
+        if len(parts) > 1:
+            with self.critic.watch.phase("values"):
+                value_BT = self.critic.infer(batch, parts[1:])[..., 0]
+
+        def loss(out_BTC: Tensor, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            value_BT[r] = out_BTC[..., 0].detach()
+            return first_loss(out_BTC[..., 0], r)
+
+        self._first = _of_critic(self.critic.step([Term(batch, parts[0], loss)]))
+        return value_BT
 
     def step(  # type: ignore[override]
         self,
@@ -149,8 +165,12 @@ class SeparateActorCritic(LearnerPolicy):
         extra: Sequence[Term],
         train_policy: bool,
     ) -> dict[str, float]:
-        """One update of the critic and, unless it is still warming up, one of the policy."""
-        critic = _of_critic(self.critic.step([Term(batch, rows, lambda out, r: value_loss(out[..., 0], r))]))
+        """One update of the critic, unless `values` has just made it, and one of the policy, unless the critic is
+        warming up.
+        """
+        critic, self._first = self._first, {}
+        if not critic:
+            critic = _of_critic(self.critic.step([Term(batch, rows, lambda out, r: value_loss(out[..., 0], r))]))
         if not train_policy:
             return critic
         return critic | self.learner.step([Term(batch, rows, policy_loss), *extra])
@@ -168,7 +188,8 @@ class SharedActorCritic(LearnerPolicy):
         super().__init__(learner)
         self.module, self.vf_coef = module, vf_coef
 
-    def values(self, batch: TokenBatch) -> Tensor:
+    def values(self, batch: TokenBatch, parts: Sequence[Tensor], first_loss: Loss) -> Tensor:
+        """Values [B, T] before the update, by a pass of their own: the update's needs the advantages of all rows."""
         with self.learner.watch.phase("values"):
             return self.learner.infer(batch)[..., 2]
 

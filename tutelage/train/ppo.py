@@ -126,7 +126,8 @@ def run(
         if state.kl_coef is None:
             state.kl_coef = first_coef(kl, float(seen.reward_B.std(unbiased=False)))
         reward_BT = token_rewards(seen.reward_B, seen.logp_BT, seen.ref_logp_BT, seen.mask_BT, kl_coef=state.kl_coef)
-        value_BT = actor_critic.values(rollouts.batch)
+        first_loss = value_loss(cfg, seen, reward_BT, None, parts[0])
+        value_BT = actor_critic.values(rollouts.batch, parts, first_loss)
         adv_BT, return_BT = gae(reward_BT, value_BT, seen.mask_BT, discount=cfg.discount, lam=cfg.lam)
         adv_BT = whiten(adv_BT, seen.mask_BT)
 
@@ -135,10 +136,13 @@ def run(
         monitor.before_update(step, metrics, seen)
         for epoch in range(cfg.epochs):
             for i, rows in enumerate(parts):
-                policy_loss, value_loss = losses(cfg, seen, adv_BT, value_BT, return_BT, rows)
-                extra = language(step, epoch * cfg.minibatches + i) if cfg.ptx_coef else ()
                 found = actor_critic.step(
-                    rollouts.batch, rows, policy_loss, value_loss, extra=extra, train_policy=step >= cfg.critic_warmup
+                    rollouts.batch,
+                    rows,
+                    policy_loss(cfg, seen, adv_BT, rows),
+                    value_loss(cfg, seen, reward_BT, value_BT, rows),
+                    extra=language(step, epoch * cfg.minibatches + i) if cfg.ptx_coef else (),
+                    train_policy=step >= cfg.critic_warmup,
                 )
                 metrics |= monitor.after_minibatch(step, epoch, i, found)
             if metrics.get("kl_old", 0.0) > cfg.epoch_kl:
@@ -160,14 +164,11 @@ def run(
     return state
 
 
-def losses(
-    cfg: PPOConfig, seen: Experience, adv_BT: Tensor, value_BT: Tensor, return_BT: Tensor, rows: Tensor
-) -> tuple[Loss, Loss]:
-    """The policy's and the critic's loss of one minibatch, averaged over its trained tokens."""
+def policy_loss(cfg: PPOConfig, seen: Experience, adv_BT: Tensor, rows: Tensor) -> Loss:
+    """The clipped loss of one minibatch, averaged over its trained tokens."""
     n_trained = seen.mask_BT[rows].sum().clamp(min=1)
-    value_clip = cfg.value_clip * float(seen.reward_B.std(unbiased=False)) or None
 
-    def policy_loss(out_BTC: Tensor, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_of(out_BTC: Tensor, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         logp_BT = out_BTC[..., 0]
         loss, metrics = ppo_clip_loss(
             logp_BT,
@@ -184,9 +185,20 @@ def losses(
         drift_BT = torch.where(seen.mask_BT[r], logp_BT.detach() - seen.logp_BT[r], 0.0)
         return loss, {**metrics, "max_ratio_error": drift_BT.exp().sub(1).abs().max()}
 
-    def value_loss(value_now_BT: Tensor, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return clipped_value_loss(
-            value_now_BT, value_BT[r], return_BT[r], seen.mask_BT[r], clip=value_clip, n_trained=n_trained
-        )
+    return loss_of
 
-    return policy_loss, value_loss
+
+def value_loss(cfg: PPOConfig, seen: Experience, reward_BT: Tensor, value_BT: Tensor | None, rows: Tensor) -> Loss:
+    """The critic's loss of one minibatch, averaged over its trained tokens.
+
+    value_BT  before the update; None in the first step, whose own pass tells them
+    """
+    n_trained = seen.mask_BT[rows].sum().clamp(min=1)
+    clip = cfg.value_clip * float(seen.reward_B.std(unbiased=False)) or None
+
+    def loss_of(value_now_BT: Tensor, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        old_BT = value_now_BT.detach() if value_BT is None else value_BT[r]
+        _, return_BT = gae(reward_BT[r], old_BT, seen.mask_BT[r], discount=cfg.discount, lam=cfg.lam)
+        return clipped_value_loss(value_now_BT, old_BT, return_BT, seen.mask_BT[r], clip=clip, n_trained=n_trained)
+
+    return loss_of
