@@ -23,7 +23,7 @@ def threads():
 def work():
     g = torch.Generator().manual_seed(0)
     weight_OI = torch.randn(96, 64, generator=g).bfloat16()
-    return torch.randn(3000, 64, generator=g).bfloat16(), Paired(pair(weight_OI), 96, 64)
+    return torch.randn(3000, 64, generator=g).bfloat16(), Paired(pair([weight_OI]), 96, 64)
 
 
 @pytest.mark.parametrize("n_threads", [2, 3, 7])

@@ -27,7 +27,7 @@ def noise(*shape, seed, scale=0.4):
 
 
 def layer_of(*sizes, seed):
-    return Paired(pair(noise(*sizes, seed=seed).bfloat16()), *sizes)
+    return Paired(pair([noise(*sizes, seed=seed).bfloat16()]), *sizes)
 
 
 def weights_of(vocabulary, inner):

@@ -12,7 +12,8 @@ from tutelage.native.linear import Paired, draw_rows, pair, read_logits
 
 @pytest.fixture(params=[3, 10_000])
 def slice_rows(request, monkeypatch):
-    monkeypatch.setattr(head, "SLICE_BYTES", request.param * 2 * 320)
+    monkeypatch.setattr(head, "LEAST_ROWS", request.param)
+    monkeypatch.setattr(head, "SLICE_BYTES", 0)
 
 
 def problem(m=10, d=32, v=320):
@@ -24,7 +25,7 @@ def problem(m=10, d=32, v=320):
 def run(hidden_MD, weight_VD, token_M, *, temperature=1.0, with_entropy=False):
     half_VD = weight_VD.detach().bfloat16()
     v, d = half_VD.shape
-    straight, turned = Paired(pair(half_VD), v, d), Paired(pair(half_VD, turned=True), d, v)
+    straight, turned = Paired(pair([half_VD]), v, d), Paired(pair([half_VD], turned=True), d, v)
     return head_logp(
         hidden_MD, weight_VD, straight, turned, token_M, temperature=temperature, with_entropy=with_entropy
     )  # fmt: skip
@@ -54,7 +55,8 @@ def test_slices_change_nothing_but_the_order_of_a_sum(monkeypatch):
     hidden_MD, weight_VD, token_M, grad_M = problem()
     results = []
     for rows in (1, 4, 100):
-        monkeypatch.setattr(head, "SLICE_BYTES", rows * 2 * 320)
+        monkeypatch.setattr(head, "LEAST_ROWS", rows)
+        monkeypatch.setattr(head, "SLICE_BYTES", 0)
         leaves = [hidden_MD.clone().requires_grad_(), weight_VD.clone().requires_grad_()]
         logp_M, _ = run(*leaves, token_M)
         (logp_M @ grad_M).backward()
@@ -79,7 +81,7 @@ def test_frozen_sides_get_no_gradient_and_no_position_is_allowed():
 def test_logits_and_draws_are_those_of_plain_torch(v):
     hidden_MD, weight_VD, *_ = problem(m=200, v=v)
     half_MD, half_VD = hidden_MD.bfloat16(), weight_VD.bfloat16()
-    logits_MV = read_logits(half_MD, Paired(pair(half_VD), v, 32))
+    logits_MV = read_logits(half_MD, Paired(pair([half_VD]), v, 32))
     torch.testing.assert_close(logits_MV, half_MD.float() @ half_VD.float().T, atol=1e-5, rtol=1e-5)
     uniform_M = torch.rand(200, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     expected_M, expected_logp_M = draw(logits_MV, uniform_M, SamplingConfig(temperature=0.7))

@@ -30,11 +30,11 @@ def noise(*shape, seed=0, scale=1.0):
 
 
 def paired(weight_OI, bias_O=None):
-    return Paired(pair(weight_OI), *weight_OI.shape, bias_O)
+    return Paired(pair([weight_OI]), *weight_OI.shape, bias_O)
 
 
 def turned(weight_OI):
-    return Paired(pair(weight_OI, turned=True), weight_OI.shape[1], len(weight_OI))
+    return Paired(pair([weight_OI], turned=True), weight_OI.shape[1], len(weight_OI))
 
 
 def assert_near(got, expected, tolerance=ROUNDING, floor=0.0):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tutelage.rounds.memory_plan import KEPT_HEAD, Need, Plan, Shape, activations, cache, plan
+from tutelage.rounds.memory_plan import Need, Plan, Shape, activations, cache, plan
 
 SHAPE = Shape(layers=2, width=10, inner=30, heads=2, groups=1, head_width=5, vocabulary=100)
 PLAIN = Need(
@@ -34,7 +34,12 @@ def test_the_plan_by_hand():
 def test_the_kernels_keep_half_and_copies_of_the_weights():
     fused = dataclasses.replace(PLAIN, half=True, fused=True)
     # A layer: 8 x 10 + 4 x 10 + 2 x 20 + 2 x 10 + 4 x 30 = 300; the way back: 12 x 10 + 2 (40 + 120 + 20) = 480.
-    assert activations(fused) == 8 * (2 * 300 + 480) + 4 * 10 * 10 + KEPT_HEAD
+    # Logits: of all 4 positions at once, 4 x 100 x 2.
+    assert activations(fused) == 8 * (2 * 300 + 480) + 4 * 10 * 10 + 800
+    # A slice holds 16 MiB of them or 256 rows, whichever is more.
+    for vocabulary, held in ((32_768, 256 * 65_536), (151_936, 256 * 303_872)):
+        wide = dataclasses.replace(fused, shape=dataclasses.replace(SHAPE, vocabulary=vocabulary), chosen=5000)
+        assert activations(wide) == 8 * (2 * 300 + 480) + 5000 * 10 * 10 + held
     assert cache(fused) == 3 * 16 * 2 * 2 * 32 * 2  # a head of 5 is padded to 32
     assert dict(plan(fused).parts)["weights of 3 models"] == 4 * 2500 + 2 * (2500 + 1100)
     assert activations(dataclasses.replace(fused, chosen=0)) == 8 * (2 * 300 + 480)

@@ -62,15 +62,16 @@ class Trunk:
         """Hidden states after the last norm, float32: of all tokens [N, D], or at the chosen positions [M, D]."""
         kind, packed = self._kind, packed_of(layout)
         assert packed is not None, "can_fuse has seen it"
+        keeping = layout if isinstance(layout, KeepingLayout) else None
         rows, heads = self._rows(packed), kind.heads()
         x_ND, y_ND = kind.embed(token_N, packed.position_N), None
         read_U, keep_M = rows_read(keep_M, len(token_N))
         for i in range(len(kind.blocks)):
             weights = kind.weights(self._cache, i)
             only_U = read_U if i == len(kind.blocks) - 1 else None
-            if isinstance(layout, KeepingLayout):
+            if keeping is not None:
                 x_ND, y_ND, qkv_NC = layer_and_qkv(x_ND, y_ND, weights, rows, heads, only_U)
-                layout.keep(i, Projections(qkv_NC, heads, rows.cos_TK, rows.sin_TK, weights.k_norm_K))
+                keeping.keep(i, Projections(qkv_NC, heads, rows.cos_TK, rows.sin_TK, weights.k_norm_K))
             else:
                 x_ND, y_ND = layer(x_ND, y_ND, weights, rows, heads, self._parameters(i), only_U)
         return last_norm(x_ND, y_ND, *kind.last_norm(), keep_M)
@@ -163,9 +164,9 @@ def rows_read(keep_M: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | No
 
 def packed_of(layout: Layout) -> Packed | None:
     """The packing by which a layout attends, if it is one of ours."""
-    if isinstance(layout, KeepingLayout):
-        return layout.packed
-    return layout if isinstance(layout, Packed) else None
+    if isinstance(layout, Packed):
+        return layout
+    return layout.packed if isinstance(layout, KeepingLayout) else None
 
 
 def can_fuse(hf: PreTrainedModel, position_N: Tensor, layout: Layout) -> bool:
@@ -176,7 +177,7 @@ def can_fuse(hf: PreTrainedModel, position_N: Tensor, layout: Layout) -> bool:
         and packed.causal
         and position_N is packed.position_N
         and position_N.device.type == "cpu"
-        and not (isinstance(layout, KeepingLayout) and torch.is_grad_enabled())
+        and (packed is layout or not torch.is_grad_enabled())
         and is_half_pass()
         and is_fusable(hf)
     )

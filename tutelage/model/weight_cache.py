@@ -15,6 +15,16 @@ def as_it_is(x: Tensor) -> Tensor:
     return x
 
 
+def joined(sources: Sequence[Tensor]) -> Tensor:
+    """One below the other."""
+    return sources[0] if len(sources) == 1 else torch.cat([*sources])
+
+
+def half(sources: Sequence[Tensor]) -> Tensor:
+    """The same in bf16."""
+    return joined([p.bfloat16() for p in sources])
+
+
 @dataclass(slots=True)
 class _Made:
     """A tensor made from parameters, and which contents of them it was made from."""
@@ -33,17 +43,16 @@ class WeightCache:
 
     def __init__(self) -> None:
         self._made: dict[str, _Made] = {}
-        self._sizes: dict[str, torch.Size] = {}  # O, I of those that are paired
+        self._sizes: dict[str, tuple[int, int]] = {}  # O, I of those that are paired
 
-    def get(self, name: str, sources: Sequence[Tensor], make: Order = as_it_is) -> Tensor:
-        """What is made of the sources in bf16, one below the other. One name always comes with one `make`."""
+    def get(self, name: str, sources: Sequence[Tensor], make: Callable[[Sequence[Tensor]], Tensor] = half) -> Tensor:
+        """What is made of the sources. One name always comes with one `make`."""
         state = tuple((p._version, p.data_ptr()) for p in sources)
         made = self._made.get(name)
         if made is not None and made.state == state and all(a is b for a, b in zip(made.sources, sources, strict=True)):
             return made.tensor
         with torch.no_grad():
-            halves = [p.detach().bfloat16() for p in sources]
-            tensor = make(halves[0] if len(halves) == 1 else torch.cat(halves))
+            tensor = make([p.detach() for p in sources])
         self._made[name] = _Made(tensor, tuple(sources), state)
         return tensor
 
@@ -53,7 +62,9 @@ class WeightCache:
     ) -> Paired:  # fmt: skip
         """The layers of these weights, one below the other, for x W^T. `order` gives [O, I]."""
         weight, n_out, n_in = self._pair(name, weights, order, turned=False)
-        return Paired(weight, n_out, n_in, self.get(f"{name}, bias", biases, bias_order) if biases else None)
+        if not biases:
+            return Paired(weight, n_out, n_in)
+        return Paired(weight, n_out, n_in, self.get(f"{name}, bias", biases, lambda found: bias_order(half(found))))
 
     def turned(self, name: str, weights: Sequence[Tensor], order: Order = as_it_is) -> Paired:
         """The same for x W, which has I outputs."""
@@ -61,10 +72,10 @@ class WeightCache:
         return Paired(weight, n_in, n_out)
 
     def _pair(self, name: str, weights: Sequence[Tensor], order: Order, *, turned: bool) -> tuple[Tensor, int, int]:
-        def make(half: Tensor) -> Tensor:
-            ordered_OI = order(half)
-            self._sizes[name] = ordered_OI.shape
-            return pair(ordered_OI, turned=turned)
+        def make(sources: Sequence[Tensor]) -> Tensor:
+            found = sources if order is as_it_is else [order(joined(sources))]
+            self._sizes[name] = sum(map(len, found)), found[0].shape[1]
+            return pair(found, turned=turned)
 
         weight = self.get(name, weights, make)
         n_out, n_in = self._sizes[name]

@@ -14,7 +14,13 @@ from tutelage.native import kernels
 from tutelage.native.linear import Paired, read_head, read_head_backward
 from tutelage.native.memory import empty, zeros
 
-SLICE_BYTES = 8 << 20  # of the logits' gradient at a time
+SLICE_BYTES = 16 << 20  # of the logits' gradient at a time
+LEAST_ROWS = 256  # of a slice: each reads and writes the whole gradient of the weight
+
+
+def slice_rows(vocabulary: int) -> int:
+    """Positions whose logits' gradient is held at once."""
+    return max(LEAST_ROWS, SLICE_BYTES // (2 * vocabulary))
 
 
 def head_logp(
@@ -53,8 +59,8 @@ class _HeadLogp(torch.autograd.Function):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_M = grads[0].contiguous()
         grad_MD = empty(*half_MD.shape, dtype=torch.float32) if needs_hidden else None
-        grad_VD = zeros(ctx.head.n_out, ctx.head.n_in, dtype=torch.float32) if needs_weight else None
-        rows = max(1, SLICE_BYTES // (2 * ctx.head.n_out))
+        grad_VD = None if len(token_M) else zeros(ctx.head.n_out, ctx.head.n_in, dtype=torch.float32)
+        rows = slice_rows(ctx.head.n_out)
         for start in range(0, len(token_M), rows):
             part = slice(start, start + rows)
             slope_mV, grad_mD = read_head_backward(
@@ -63,6 +69,6 @@ class _HeadLogp(torch.autograd.Function):
             )  # fmt: skip
             if grad_MD is not None and grad_mD is not None:
                 grad_MD[part] = grad_mD
-            if grad_VD is not None:
-                kernels.weight_gradient(slope_mV, half_MD[part], grad_VD)
-        return grad_MD, grad_VD, None, None, None, None, None
+            if needs_weight:
+                grad_VD = kernels.weight_gradient(slope_mV, half_MD[part], grad_VD)
+        return grad_MD, grad_VD if needs_weight else None, None, None, None, None, None

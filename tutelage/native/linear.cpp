@@ -11,7 +11,7 @@
 #include "linear.h"
 
 static const long ROWS = 64;     // of a part
-static const long PAIRED = 256;  // rows of a weight in a part
+static const long PAIRED = 64;   // rows of a weight in a part
 
 // The gradient of one row of silu(gate) * up, `slope` -> that of gate and up, and silu(gate) * up once more.
 static inline void gate_row_backward(const float* slope, const bf16* gate, const bf16* up, bf16* grad_gate, bf16* grad_up,
@@ -140,14 +140,18 @@ void activated_backward(const Linear* turned, int kind, const bf16* grad, const 
     });
 }
 
-// weight[out, in], both multiples of 32 -> paired for x W^T, or for x W if `turned`.
-void pair_weight(const bf16* weight, bf16* paired, long out, long in, int turned, int n_threads) {
-    share((out + PAIRED - 1) / PAIRED, n_threads, [&](long part) {
-        const long first = part * PAIRED, count = out - first < PAIRED ? out - first : PAIRED;
+// weight[rows, in] in float32, both multiples of 32, rounded -> rows `first` and on of the `out` that are paired for x W^T,
+// or for x W if `turned`.
+void pair_weight(const float* weight, bf16* paired, long rows, long in, long first, long out, int turned, int n_threads) {
+    share((rows + PAIRED - 1) / PAIRED, n_threads, [&](long part) {
+        const long start = part * PAIRED, row = first + start, count = rows - start < PAIRED ? rows - start : PAIRED;
+        scratch.reset(count * in * sizeof(bf16) + 64);
+        bf16* half = scratch.take<bf16>(count * in);
+        narrow_all(half, weight + start * in, count * in);
         if (turned)
-            pair_rows(paired + first * 16, out * 16, weight + first * in, in, count, in);
+            pair_rows(paired + row * 16, out * 16, half, in, count, in);
         else
-            pair_columns(paired + first * in, weight + first * in, in, count, in);
+            pair_columns(paired + row * in, half, in, count, in);
     });
 }
 }

@@ -4,6 +4,7 @@ N tokens, I columns of the input, O of the output, F inner width of an MLP, M ch
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,20 +41,24 @@ class Paired:
         )  # fmt: skip
 
 
-def pair(weight_OI: Tensor, *, turned: bool = False) -> Tensor:
-    """The weight of a `Paired` from a bf16 matrix: that of x W^T or, turned, that of x W, which has I outputs."""
-    beyond = -weight_OI.shape[1] % STEP, -len(weight_OI) % STEP
-    padded_OI = pad(weight_OI, (0, beyond[0], 0, beyond[1])).contiguous() if any(beyond) else weight_OI.contiguous()
-    out = empty(padded_OI.numel(), dtype=BF16)
-    o, i = padded_OI.shape
-    kernels_of().pair_weight(
-        at(padded_OI, BF16, o, i),
-        at(out, BF16, o * i),
-        ctypes.c_long(o),
-        ctypes.c_long(i),
-        ctypes.c_int(turned),
-        threads(),
-    )
+def pair(weights: Sequence[Tensor], *, turned: bool = False) -> Tensor:
+    """The weight of a `Paired` from matrices [O, I], one below the other, rounded to bf16.
+
+    That of x W^T or, turned, that of x W, which has I outputs.
+    """
+    n_out, n_in = sum(map(len, weights)), weights[0].shape[1]
+    beyond = -n_out % STEP, -n_in % STEP
+    if any(beyond) or any(len(w) % STEP for w in weights):
+        weights = [pad(torch.cat([*weights]), (0, beyond[1], 0, beyond[0]))]
+    o, i, first = n_out + beyond[0], n_in + beyond[1], 0
+    out = empty(o * i, dtype=BF16)
+    for weight_OI in weights:
+        rows, wide_OI = len(weight_OI), weight_OI.float().contiguous()
+        kernels_of().pair_weight(
+            at(wide_OI, F32, rows, i), at(out, BF16, o * i), ctypes.c_long(rows), ctypes.c_long(i),
+            ctypes.c_long(first), ctypes.c_long(o), ctypes.c_int(turned), threads(),
+        )  # fmt: skip
+        first += rows
     return out
 
 

@@ -13,7 +13,7 @@ PROGRAM = 500_000_000  # Python, torch and transformers, resident once a run has
 FLOAT, HALF = 4, 2  # bytes
 MOMENTS = 2  # that AdamW keeps of every weight
 SLICE = 1024  # rows of logits that are widened at a time; see model.logits
-KEPT_HEAD = 8 << 20  # bytes of logits that the kernels hold at a time; see native.head
+HELD_BYTES, HELD_ROWS = 16 << 20, 256  # of logits, the larger of the two, that the kernels hold; see native.head
 HEAD_STEP = 32  # to a multiple of which the kernels pad a head
 
 
@@ -91,8 +91,8 @@ def activations(need: Need) -> int:
         # As `native.layer._Kept` lists them: the stream twice in float32, two norms, projections, attention, gates.
         layer = 2 * FLOAT * d + 2 * HALF * d + HALF * (queries + 2 * groups) + HALF * queries + HALF * 2 * f
         way_back = FLOAT * 3 * d + HALF * (4 * d + 4 * f + queries + 2 * groups)  # of the one layer that is under way
-        head = need.chosen * (2 * FLOAT + HALF) * d + KEPT_HEAD if need.chosen else 0
-        return need.tokens * (s.layers * layer + way_back) + head
+        held = min(need.chosen, max(HELD_ROWS, HELD_BYTES // (HALF * s.vocabulary))) * HALF * s.vocabulary
+        return need.tokens * (s.layers * layer + way_back) + need.chosen * (2 * FLOAT + HALF) * d + held
     element = HALF if need.half else FLOAT
     # Two norms keep their input, the normed and the scaled; attention its three inputs and its output; the MLP four.
     layer = FLOAT * 4 * d + element * (2 * d + 2 * queries + 2 * groups + 4 * f)

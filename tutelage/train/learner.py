@@ -15,7 +15,7 @@ from tutelage.data.batch import TokenBatch
 from tutelage.data.packing import cut, cut_units
 from tutelage.errors import ConfigError, TrainingError
 from tutelage.stopwatch import OFF, Watch
-from tutelage.train.optim import OptimConfig, build_adamw, load_moments, lr_at, moments
+from tutelage.train.optim import OptimConfig, build_adamw, clip_gradients, load_moments, lr_at, moments
 
 # (output [b, T, C], indices [b] of these rows in the whole batch) -> loss [], metrics []; joined over microbatches.
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -165,7 +165,7 @@ class Learner:
                         _join(name, metrics[name], float(value.detach())) if name in metrics else float(value.detach())
                     )
         with self.watch.phase("optimizer"):
-            norm = nn.utils.clip_grad_norm_(self.named.values(), self._optim.grad_clip)
+            norm = clip_gradients(list(self.named.values()), self._optim.grad_clip)
         metrics |= {"grad_norm": float(norm), "lr": lr, "skipped": 0.0}
         if not (torch.isfinite(norm) and all(v == v and abs(v) != float("inf") for v in metrics.values())):
             return self._skip(metrics)

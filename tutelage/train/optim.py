@@ -1,6 +1,7 @@
 """AdamW, its schedule, and its moments as named tensors. Knows no loss and no batch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,6 +60,14 @@ def build_adamw(named: dict[str, nn.Parameter], cfg: OptimConfig) -> torch.optim
     )
     optimizer.register_step_post_hook(lambda *_: increment_version(named.values()))
     return optimizer
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+    """The global norm [] of the gradients, which are scaled down to `most` where it is above; else left untouched."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if not norm <= most:  # a norm that is not finite is passed on, as torch does
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
 
 
 def moments(optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter]) -> dict[str, Tensor]:
