@@ -16,17 +16,14 @@ static const long PAIRED = 64;   // rows of a weight in a part
 // The gradient of one row of silu(gate) * up, `slope` -> that of gate and up, and silu(gate) * up once more.
 static inline void gate_row_backward(const float* slope, const bf16* gate, const bf16* up, bf16* grad_gate, bf16* grad_up,
                                      bf16* hidden, long count) {
-    float product[PANEL], of_gate[PANEL], of_up[PANEL];
-#pragma omp simd
-    for (long j = 0; j < count; j++) {
-        const float g = widen(gate[j]), u = widen(up[j]), open = sigmoid(g), silu = g * open;
-        product[j] = silu * u;
-        of_up[j] = slope[j] * silu;
-        of_gate[j] = slope[j] * u * (open + silu * (1.0f - open));
+    for (long j = 0; j < count; j += 16) {
+        const long n = count - j;
+        const Floats s = *(const Floats*)(slope + j), g = widen_16(load_16(gate + j, n)), u = widen_16(load_16(up + j, n));
+        const Floats open = sigmoid(g), silu = g * open;
+        store_16(hidden + j, narrow_16(silu * u), n);
+        store_16(grad_up + j, narrow_16(s * silu), n);
+        store_16(grad_gate + j, narrow_16(s * u * (open + silu * (1.0f - open))), n);
     }
-    narrow_all(hidden, product, count);
-    narrow_all(grad_up, of_up, count);
-    narrow_all(grad_gate, of_gate, count);
 }
 
 // The gradient of one row of gelu(x), `slope` -> that of x, and gelu(x) once more.

@@ -73,15 +73,13 @@ static inline void gelu_row(const Linear& layer, Activation kind, long first, fl
     narrow_all(out, value, count);
 }
 
-// silu(gate) * up of one row of sums, after both were rounded, which is also what is kept.
+// silu(gate) * up of one row of sums, after both were rounded, which also is what is kept. Sums beyond the last are read.
 static inline void gate_row(const float* gate, const float* up, bf16* out, bf16* kept_gate, bf16* kept_up, long count) {
-    float product[PANEL];
-    narrow_all(kept_gate, gate, count);
-    narrow_all(kept_up, up, count);
-#pragma omp simd
-    for (long j = 0; j < count; j++) {
-        const float opened = widen(kept_gate[j]);
-        product[j] = opened * sigmoid(opened) * widen(kept_up[j]);
+    for (long j = 0; j < count; j += 16) {
+        const Halves g = narrow_16(*(const Floats*)(gate + j)), u = narrow_16(*(const Floats*)(up + j));
+        const Floats opened = widen_16(g);
+        store_16(kept_gate + j, g, count - j);
+        store_16(kept_up + j, u, count - j);
+        store_16(out + j, narrow_16(opened * sigmoid(opened) * widen_16(u)), count - j);
     }
-    narrow_all(out, product, count);
 }

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -41,24 +41,73 @@ static inline void narrow_all(bf16* out, const float* x, long n) {
 #endif
 }
 
-// e^x for x up to 88, to 1e-6 of itself above e^-15; 0 below e^-88. NaN stays NaN.
-static inline float fast_exp(float x) {
-    float power = x * 1.44269504f;  // of 2
-    float inside = power < -127.0f ? -127.0f : power;  // where the exponent's bits become 0, and so the result
-    float shifted = inside + 12583039.0f;  // 1.5 * 2^23 + 127: rounds, and leaves the exponent's bits at the end
-    float rest = inside - (shifted - 12583039.0f);
-    float p = 1.537070482e-4f;
-    p = p * rest + 1.339984829e-3f;
+// 16 numbers at once.
+typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
+
+static inline Floats widen_16(Halves x) { return (Floats)(__builtin_convertvector(x, Lanes) << 16); }
+
+// As `narrow_all`.
+static inline Halves narrow_16(Floats x) {
+#if defined(__AVX512BF16__)
+    return (Halves)_mm512_cvtneps_pbh((__m512)x);
+#else
+    const Lanes bits = (Lanes)x;
+    return __builtin_convertvector((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, Halves);
+#endif
+}
+
+// The first n of them, if there are not more, and zeros for the rest.
+static inline Halves load_16(const bf16* x, long n) {
+    if (n >= 16) return *(const Halves*)x;
+    Halves some = {};
+    std::memcpy(&some, x, n * sizeof(bf16));
+    return some;
+}
+
+// The first n of them, if there are not more; what lies behind is left as it is.
+static inline void store_16(bf16* out, Halves x, long n) {
+    if (n >= 16)
+        *(Halves*)out = x;
+    else
+        std::memcpy(out, &x, n * sizeof(bf16));
+}
+
+static inline float power_of_2(float shifted) { return bits_to_float(float_to_bits(shifted) << 23); }
+static inline Floats power_of_2(Floats shifted) { return (Floats)((Lanes)shifted << 23); }
+
+// e^x for x up to 88, to 1e-6 of itself above e^-15; 0 below e^-88. NaN stays NaN. T: float or Floats.
+template <class T>
+static inline T fast_exp(T x) {
+    T power = x * 1.44269504f;  // of 2
+    T inside = power < -127.0f ? T{} - 127.0f : power;  // where the exponent's bits become 0, and so the result
+    T shifted = inside + 12583039.0f;  // 1.5 * 2^23 + 127: rounds, and leaves the exponent's bits at the end
+    T rest = inside - (shifted - 12583039.0f);
+    T p = rest * 1.537070482e-4f + 1.339984829e-3f;
     p = p * rest + 9.618373251e-3f;
     p = p * rest + 5.550329035e-2f;
     p = p * rest + 2.402264846e-1f;
     p = p * rest + 6.931472056e-1f;
     p = p * rest + 1.0f;
-    return p * bits_to_float(float_to_bits(shifted) << 23);
+    return p * power_of_2(shifted);
 }
 
-// 1 / (1 + e^-x), without an exponent above 0.
-static inline float sigmoid(float x) {
-    const float small = fast_exp(x < 0.0f ? x : -x);
-    return (x < 0.0f ? small : 1.0f) / (1.0f + small);
+static inline float reciprocal(float x) { return 1.0f / x; }
+
+// A guess and one step of Newton's, to 1e-7 of itself: a division takes as long as an exponential.
+static inline Floats reciprocal(Floats x) {
+#if defined(__AVX512F__)
+    const Floats guess = (Floats)_mm512_rcp14_ps((__m512)x);
+    return guess * (2.0f - x * guess);
+#else
+    return 1.0f / x;
+#endif
+}
+
+// 1 / (1 + e^-x), without an exponent above 0. T: float or Floats.
+template <class T>
+static inline T sigmoid(T x) {
+    const T small = fast_exp(x < 0.0f ? x : -x);
+    return (x < 0.0f ? small : T{} + 1.0f) * reciprocal(1.0f + small);
 }

@@ -12,10 +12,6 @@
 #include <immintrin.h>
 #endif
 
-typedef uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
-
 // sum[l] + a[2 l] b[2 l] + a[2 l + 1] b[2 l + 1], for 16 pairs of bf16.
 static inline Floats add_pairs(Floats sum, Lanes a, Lanes b) {
 #if defined(__AVX512BF16__)
