@@ -11,11 +11,10 @@ def uniform(
     seed_S: "np.ndarray[tuple[int], np.dtype[np.uint64]]", position_S: "np.ndarray[tuple[int], np.dtype[np.uint64]]"
 ) -> Tensor:
     """One number in [0, 1) a row, float64: SplitMix64 (Steele et al. 2014) of seed and position."""
-    with np.errstate(over="ignore"):
-        z = seed_S + (position_S + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
+    z = seed_S + (position_S + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # arrays wrap around without a warning
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
     return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 

@@ -57,12 +57,11 @@ static void clear_rest(bf16* out, long n, long width, long rows, long w) {
 
 // A head's vectors, normed and rotated, as rows of w numbers; zero beyond the width and beyond the n tokens.
 static void turn(bf16* out, const bf16* x, const float* norm, const Shape& shape, const Sight& sight, long rows, long w) {
-    float* plain = scratch.take<float>(shape.width);
     clear_rest(out, sight.n, shape.width, rows, w);
     for (long i = 0; i < sight.n; i++, x += shape.row(), out += w) {
         fetch(x + AHEAD * shape.row());
         const long angle = sight.position[i] * shape.width;
-        rotate(out, x, norm, shape.eps, shape.cos + angle, shape.sin + angle, shape.width, plain);
+        rotate(out, x, norm, shape.eps, shape.cos + angle, shape.sin + angle, shape.width);
     }
 }
 
@@ -88,8 +87,7 @@ static void turn_back(bf16* grad, float* slope, const bf16* x, const float* norm
         along *= scale * scale / float(shape.width);
         for (long j = 0; j < shape.width; j++) slope[j] = scale * (slope[j] - widen(x[j]) * along);
     }
-#pragma omp simd
-    for (long j = 0; j < shape.width; j++) grad[j] = narrow(slope[j]);
+    narrow_all(grad, slope, shape.width);
 }
 
 // n vectors of a head as rows of w numbers, zero beyond; step: numbers between two tokens.
@@ -116,34 +114,29 @@ struct Span {
 // e^((score - top) * scale) of what token i sees in both spans, zeros for the rest; top * scale, and their total.
 static inline void softmax(float* score, bf16* weight, const Span* spans, const Sight& sight, long i, float scale,
                            float& top, float& total) {
-    float highest[32], mass[32] = {};
-    for (int l = 0; l < 32; l++) highest[l] = -INFINITY;
+    Floats highest = Floats{} - INFINITY, mass = {};
     for (int s = 0; s < 2; s++)
         for (long j = spans[s].first; j < spans[s].end; j += 32) {
             if (!sight.sees_some(i, j, 32)) continue;
             close_part(score + j, sight, i, j);
-#pragma omp simd
-            for (int l = 0; l < 32; l++) highest[l] = score[j + l] > highest[l] ? score[j + l] : highest[l];
+            const Floats left = *(const Floats*)(score + j), right = *(const Floats*)(score + j + 16);
+            const Floats higher = left > right ? left : right;
+            highest = higher > highest ? higher : highest;
         }
-    float most = -INFINITY;
-#pragma omp simd reduction(max : most)
-    for (int l = 0; l < 32; l++) most = highest[l] > most ? highest[l] : most;
+    const float most = largest_of(highest);
     for (int s = 0; s < 2; s++)
         for (long j = spans[s].first; j < spans[s].end; j += 32) {
-            float e[32] = {};
+            Floats left = {}, right = {};
             if (sight.sees_some(i, j, 32)) {
-#pragma omp simd
-                for (int l = 0; l < 32; l++) {
-                    e[l] = fast_exp((score[j + l] - most) * scale);
-                    mass[l] += e[l];
-                }
+                left = fast_exp((*(const Floats*)(score + j) - most) * scale);
+                right = fast_exp((*(const Floats*)(score + j + 16) - most) * scale);
+                mass += left + right;
             }
-            narrow_all(weight + j, e, 32);
+            *(Halves*)(weight + j) = narrow_16(left);
+            *(Halves*)(weight + j + 16) = narrow_16(right);
         }
     top = most * scale;
-    total = 0;
-#pragma omp simd reduction(+ : total)
-    for (int l = 0; l < 32; l++) total += mass[l];
+    total = sum_of(mass);
 }
 
 // The keys that the tokens `first` to `end` see: those of the trunk, and those from the first branch among them on.
@@ -184,7 +177,7 @@ static void forward_block(const bf16* queries, const bf16* keys, const bf16* val
 static void forward_task(const bf16* qkv, const Shape& shape, const Sight& sight, long group, bf16* out, float* lse) {
     const long n = sight.n, rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups;
     const long step = apart(rows);
-    scratch.reset(rows * w * 2 * 5 + BLOCK * step * 6 + BLOCK * w * 4 + shape.width * 4 * (2 + shared) + 1024);
+    scratch.reset(rows * w * 2 * 5 + BLOCK * step * 6 + BLOCK * w * 4 + 1024);
     bf16 *flat = scratch.take<bf16>(rows * w), *keys = scratch.take<bf16>(rows * w), *values = scratch.take<bf16>(rows * w);
     bf16 *queries = scratch.take<bf16>(rows * w), *weights = scratch.take<bf16>(BLOCK * step);
     float *score = scratch.take<float>(BLOCK * step), *sum = scratch.take<float>(BLOCK * w);
@@ -201,9 +194,7 @@ static void forward_task(const bf16* qkv, const Shape& shape, const Sight& sight
             forward_block(queries, keys, values, sight, shape.scale, first, m, rows, w, score, weights, sum, top, total);
             for (long i = first; i < first + m && i < n; i++) {
                 bf16* o = out + (i * shape.heads + head) * shape.width;
-                const float part = 1.0f / total[i - first], *row = sum + (i - first) * w;
-#pragma omp simd
-                for (long j = 0; j < shape.width; j++) o[j] = narrow(row[j] * part);
+                narrow_all(o, sum + (i - first) * w, shape.width, 1.0f / total[i - first]);
                 if (lse) lse[i * shape.heads + head] = top[i - first] + std::log(total[i - first]);
             }
         }
@@ -234,17 +225,18 @@ static void backward_block(const Head& head, const Source& source, const Sight& 
         float *s = score + i * k, *slope = grad_score + i * k;
         const float lse = head.lse[i0 + i], delta = head.delta[i0 + i];
         for (long j = 0; j < k; j += 32) {
-            float weight[32] = {}, change[32] = {};
+            Floats weight[2] = {}, change[2] = {};
             if (i0 + i < source.n && sight.sees_some(i0 + i, j0 + j, 32)) {
                 close_part(s + j, sight, i0 + i, j0 + j);
-#pragma omp simd
-                for (int l = 0; l < 32; l++) {
-                    weight[l] = fast_exp(s[j + l] * scale - lse);
-                    change[l] = weight[l] * (slope[j + l] - delta) * scale;
+                for (int l = 0; l < 2; l++) {
+                    weight[l] = fast_exp(((const Floats*)(s + j))[l] * scale - lse);
+                    change[l] = weight[l] * (((const Floats*)(slope + j))[l] - delta) * scale;
                 }
             }
-            narrow_all(p + i * k + j, weight, 32);
-            narrow_all(ds + i * k + j, change, 32);
+            for (int l = 0; l < 2; l++) {
+                ((Halves*)(p + i * k + j))[l] = narrow_16(weight[l]);
+                ((Halves*)(ds + i * k + j))[l] = narrow_16(change[l]);
+            }
         }
     }
     pair_rows(paired, m * 16, p, k, m, k);
@@ -296,7 +288,7 @@ static void backward_task(const bf16* qkv, const bf16* out, const bf16* grad, co
                           const Sight& sight, long group, bf16* grad_qkv, float* grad_q_norm, float* grad_k_norm) {
     const long n = sight.n, rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups, area = rows * w;
     const long wide = apart(rows) * w;  // of what lies transposed
-    scratch.reset(area * (2 * 6 + 4) + wide * (2 * 2 + 4 * 2) + rows * 8 + BLOCK * BLOCK * 14 + shape.width * 4 * (4 + shared) + 2048);
+    scratch.reset(area * (2 * 6 + 4) + wide * (2 * 2 + 4 * 2) + rows * 8 + BLOCK * BLOCK * 14 + 2048);
     bf16 *flat = scratch.take<bf16>(area), *paired = scratch.take<bf16>(BLOCK * BLOCK);
     bf16 *p = scratch.take<bf16>(BLOCK * BLOCK), *ds = scratch.take<bf16>(BLOCK * BLOCK);
     float *score = scratch.take<float>(BLOCK * BLOCK), *grad_score = scratch.take<float>(BLOCK * BLOCK);
@@ -333,8 +325,7 @@ static void backward_task(const bf16* qkv, const bf16* out, const bf16* grad, co
     for (long i = 0; i < n; i++) {
         bf16* to = grad_qkv + (value - qkv) + i * shape.row();
         fetch_to_write(to + AHEAD * shape.row());
-#pragma omp simd
-        for (long j = 0; j < shape.width; j++) to[j] = narrow(slope[i * w + j]);
+        narrow_all(to, slope + i * w, shape.width);
     }
 }
 

@@ -180,9 +180,7 @@ static void attend(const bf16* query, const bf16* keys, const bf16* values, bf16
         score[t] = widen(narrow(score[t]));  // as attention_forward does, so that sampling and training agree
     }
     weigh(score, values, n, width, sums, next_values);
-    const float part = 1.0f / total;
-#pragma omp simd
-    for (long j = 0; j < width; j++) out[j] = narrow(sums[j] * part);
+    narrow_all(out, sums, width, 1.0f / total);
 }
 
 // Writes a row's new key and value of one group into its slot and attends over all that the slot then holds.
@@ -191,10 +189,10 @@ static void attend_group(const Decoder& m, const Layer& layer, const bf16* qkv, 
     const long k = m.head_width, w = padded(k), shared = m.heads / m.groups;
     const float *cos = m.cos + position * k, *sin = m.sin + position * k;
     const long start = (slot * m.groups + g) * m.capacity * w;
-    rotate(layer.keys + start + position * w, qkv + (m.heads + g) * k, layer.k_norm, m.head_eps, cos, sin, k, room.sums);
+    rotate(layer.keys + start + position * w, qkv + (m.heads + g) * k, layer.k_norm, m.head_eps, cos, sin, k);
     std::memcpy(layer.values + start + position * w, qkv + (m.heads + m.groups + g) * k, k * sizeof(bf16));
     for (long h = g * shared; h < (g + 1) * shared; h++) {
-        rotate(room.query, qkv + h * k, layer.q_norm, m.head_eps, cos, sin, k, room.sums);
+        rotate(room.query, qkv + h * k, layer.q_norm, m.head_eps, cos, sin, k);
         const long ahead = h + 1 < (g + 1) * shared ? start : start + m.capacity * w;
         attend(room.query, layer.keys + start, layer.values + start, room.attended, position + 1, w, m.scale, room.score,
                room.sums, layer.keys + ahead, layer.values + ahead);
@@ -329,12 +327,10 @@ void fill_slots(const bf16* qkv, const int64_t* start, const int64_t* from, cons
     share(n_prompts * groups, n_threads, [&](long task) {
         const long b = task / groups, g = task % groups, n = start[b + 1] - start[b];
         if (from[b] == from[b + 1]) return;
-        scratch.reset(width * 4 + 64);
-        float* plain = scratch.take<float>(width);
         const long first = (slot[from[b]] * groups + g) * capacity * w;
         for (long t = 0; t < n; t++) {
             const bf16* key = qkv + (start[b] + t) * c + (heads + g) * width;
-            rotate(keys + first + t * w, key, k_norm, eps, cos + t * width, sin + t * width, width, plain);
+            rotate(keys + first + t * w, key, k_norm, eps, cos + t * width, sin + t * width, width);
             std::memcpy(values + first + t * w, key + groups * width, width * sizeof(bf16));
         }
         for (long s = from[b] + 1; s < from[b + 1]; s++) {

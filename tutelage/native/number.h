@@ -28,19 +28,6 @@ static inline bf16 narrow(float x) {
     return bf16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// The same for n numbers; the processor's own instruction takes numbers below 2^-126 for 0.
-static inline void narrow_all(bf16* out, const float* x, long n) {
-#if defined(__AVX512BF16__)
-    for (long j = 0; j < n; j += 16) {
-        const __mmask16 some = n - j < 16 ? __mmask16((1u << (n - j)) - 1) : __mmask16(0xffff);
-        _mm256_mask_storeu_epi16(out + j, some, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(some, x + j)));
-    }
-#else
-#pragma omp simd
-    for (long j = 0; j < n; j++) out[j] = narrow(x[j]);
-#endif
-}
-
 // 16 numbers at once.
 typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
@@ -48,7 +35,7 @@ typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
 
 static inline Floats widen_16(Halves x) { return (Floats)(__builtin_convertvector(x, Lanes) << 16); }
 
-// As `narrow_all`.
+// As `narrow`; the processor's own instruction takes numbers below 2^-126 for 0.
 static inline Halves narrow_16(Floats x) {
 #if defined(__AVX512BF16__)
     return (Halves)_mm512_cvtneps_pbh((__m512)x);
@@ -72,6 +59,33 @@ static inline void store_16(bf16* out, Halves x, long n) {
         *(Halves*)out = x;
     else
         std::memcpy(out, &x, n * sizeof(bf16));
+}
+
+// The first n of them, if there are not more, and zeros for the rest.
+static inline Floats load_16(const float* x, long n) {
+    if (n >= 16) return *(const Floats*)x;
+    Floats some = {};
+    std::memcpy(&some, x, n * sizeof(float));
+    return some;
+}
+
+// x[n] * by, rounded.
+static inline void narrow_all(bf16* out, const float* x, long n, float by = 1.0f) {
+    for (long j = 0; j < n; j += 16) store_16(out + j, narrow_16(load_16(x + j, n - j) * by), n - j);
+}
+
+static inline float largest_of(Floats x) {
+    float most = x[0];
+#pragma omp simd reduction(max : most)
+    for (int l = 0; l < 16; l++) most = x[l] > most ? x[l] : most;
+    return most;
+}
+
+static inline float sum_of(Floats x) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int l = 0; l < 16; l++) sum += x[l];
+    return sum;
 }
 
 static inline float power_of_2(float shifted) { return bits_to_float(float_to_bits(shifted) << 23); }
