@@ -147,13 +147,10 @@ static inline void product(float* c, long c_row, const bf16* a, long a_row, cons
 
 #endif
 
-#define LANES(F) F(0), F(1), F(2), F(3), F(4), F(5), F(6), F(7), F(8), F(9), F(10), F(11), F(12), F(13), F(14), F(15)
-
-// 16 numbers of a row and the 16 below them, side by side.
-static inline Lanes pair(const bf16* row, long step) {
-    return __builtin_convertvector(*(const Halves*)row, Lanes) |
-           __builtin_convertvector(*(const Halves*)(row + step), Lanes) << 16;
-}
+#define UP_TO_8(F) F(0), F(1), F(2), F(3), F(4), F(5), F(6), F(7)
+#define UP_TO_16(F) UP_TO_8(F), F(8), F(9), F(10), F(11), F(12), F(13), F(14), F(15)
+#define UP_TO_32(F) \
+    UP_TO_16(F), F(16), F(17), F(18), F(19), F(20), F(21), F(22), F(23), F(24), F(25), F(26), F(27), F(28), F(29), F(30), F(31)
 
 // Swaps the corners of two rows that lie S apart: lane l of the first with lane l - S of the second where l has bit S.
 template <int S>
@@ -163,8 +160,8 @@ static inline void swap_corners(Lanes* row) {
     for (int i = 0; i < 16; i++)
         if (!(i & S)) {
             Lanes a = row[i], b = row[i + S];
-            row[i] = __builtin_shufflevector(a, b, LANES(FIRST));
-            row[i + S] = __builtin_shufflevector(a, b, LANES(SECOND));
+            row[i] = __builtin_shufflevector(a, b, UP_TO_16(FIRST));
+            row[i + S] = __builtin_shufflevector(a, b, UP_TO_16(SECOND));
         }
 #undef FIRST
 #undef SECOND
@@ -178,13 +175,24 @@ static inline void transpose_square(Lanes* row) {
     swap_corners<8>(row);
 }
 
+typedef uint16_t Eight __attribute__((vector_size(16), aligned(2), may_alias));
+typedef uint16_t Words __attribute__((vector_size(64), aligned(2), may_alias));
+typedef uint64_t Longs __attribute__((vector_size(64), aligned(2), may_alias));
+
 // Below, A[rows, columns] has `step` numbers between two rows, and both counts are multiples of 32.
 
 // A -> B, paired over its rows, with `block` numbers between two column blocks.
 static inline void pair_rows(bf16* b, long block, const bf16* a, long step, long rows, long columns) {
+#define LEFT(l) ((l) / 2 + (l) % 2 * 32)
+#define RIGHT(l) (LEFT(l) + 16)
     for (long k = 0; k < rows; k += 2)
-        for (long j = 0; j < columns; j += 16)
-            *(Lanes*)(b + j / 16 * block + k * 16) = pair(a + k * step + j, step);
+        for (long j = 0; j < columns; j += 32) {
+            const Words upper = *(const Words*)(a + k * step + j), lower = *(const Words*)(a + (k + 1) * step + j);
+            *(Words*)(b + j / 16 * block + k * 16) = __builtin_shufflevector(upper, lower, UP_TO_32(LEFT));
+            *(Words*)(b + (j / 16 + 1) * block + k * 16) = __builtin_shufflevector(upper, lower, UP_TO_32(RIGHT));
+        }
+#undef LEFT
+#undef RIGHT
 }
 
 // A -> B = A^T, paired over the columns of A, so that X A^T is a product; column blocks lie `columns` * 16 apart.
@@ -198,15 +206,58 @@ static inline void pair_columns(bf16* b, const bf16* a, long step, long rows, lo
         }
 }
 
+// 8 numbers of each of four rows, 8 rows apart.
+static inline Words four_rows(const bf16* a, long step) {
+    Eight row[4];
+    for (int i = 0; i < 4; i++) row[i] = *(const Eight*)(a + 8 * i * step);
+#define AS_IT_IS(l) (l)
+    const Halves upper = __builtin_shufflevector(row[0], row[1], UP_TO_16(AS_IT_IS));
+    const Halves lower = __builtin_shufflevector(row[2], row[3], UP_TO_16(AS_IT_IS));
+    return __builtin_shufflevector(upper, lower, UP_TO_32(AS_IT_IS));
+#undef AS_IT_IS
+}
+
+// 32 rows and 8 columns of A -> 8 rows and 32 columns of A^T.
+static inline void transpose_strip(bf16* out, long out_step, const bf16* a, long step) {
+// Number l of those that two vectors give in turns, from the lower or the upper half of each 16 bytes of them. n: numbers in
+// 16 bytes.
+#define IN_TURNS(l, n, upper) ((l) / (n) * (n) + (l) % (n) / 2 + (upper) * (n) / 2 + (l) % 2 * 4 * (n))
+#define LOW_1(l) IN_TURNS(l, 8, 0)
+#define HIGH_1(l) IN_TURNS(l, 8, 1)
+#define LOW_2(l) IN_TURNS(l, 4, 0)
+#define HIGH_2(l) IN_TURNS(l, 4, 1)
+#define LOW_4(l) IN_TURNS(l, 2, 0)
+#define HIGH_4(l) IN_TURNS(l, 2, 1)
+    Words row[8];  // 16 bytes of it are a row of 8 columns, then of two rows' 4 columns, of four rows' 2, of eight rows' 1
+    Lanes two[8];
+    Longs four[8];
+    for (int i = 0; i < 8; i++) row[i] = four_rows(a + i * step, step);
+    for (int i = 0; i < 8; i += 2) {
+        two[i] = (Lanes)__builtin_shufflevector(row[i], row[i + 1], UP_TO_32(LOW_1));
+        two[i + 1] = (Lanes)__builtin_shufflevector(row[i], row[i + 1], UP_TO_32(HIGH_1));
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int l = 0; l < 2; l++) {
+            four[i + 2 * l] = (Longs)__builtin_shufflevector(two[i + l], two[i + 2 + l], UP_TO_16(LOW_2));
+            four[i + 2 * l + 1] = (Longs)__builtin_shufflevector(two[i + l], two[i + 2 + l], UP_TO_16(HIGH_2));
+        }
+    for (int c = 0; c < 4; c++) {
+        *(Longs*)(out + 2 * c * out_step) = __builtin_shufflevector(four[c], four[4 + c], UP_TO_8(LOW_4));
+        *(Longs*)(out + (2 * c + 1) * out_step) = __builtin_shufflevector(four[c], four[4 + c], UP_TO_8(HIGH_4));
+    }
+#undef IN_TURNS
+#undef LOW_1
+#undef HIGH_1
+#undef LOW_2
+#undef HIGH_2
+#undef LOW_4
+#undef HIGH_4
+}
+
 // A -> A^T[columns, rows], row by row, with `out_step` numbers between its rows.
 static inline void transpose(bf16* out, long out_step, const bf16* a, long step, long rows, long columns) {
-    Lanes row[16];
     for (long k = 0; k < rows; k += 32)
-        for (long j = 0; j < columns; j += 16) {
-            for (int l = 0; l < 16; l++) row[l] = pair(a + (k + 2 * l) * step + j, step);
-            transpose_square(row);
-            for (int l = 0; l < 16; l++) *(Lanes*)(out + (j + l) * out_step + k) = row[l];
-        }
+        for (long j = 0; j < columns; j += 8) transpose_strip(out + j * out_step + k, out_step, a + k * step + j, step);
 }
 
 static inline long padded(long n) { return (n + 31) / 32 * 32; }
