@@ -9,6 +9,7 @@ from tutelage.engine.engine import Engine, EngineConfig
 from tutelage.engine.request import Request, SamplingConfig
 from tutelage.model.attention import Packed
 from tutelage.model.causal import CausalModel
+from tutelage.model.lora import Adapter, LoraSettings
 from tutelage.native import kernels
 from tutelage.native.decode import Decoder
 
@@ -85,10 +86,20 @@ def test_decoding_through_slots_equals_a_whole_bf16_pass(kind, small_causal, ste
     assert len(steps) == n_new
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+@pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", KINDS)
-def test_recorded_log_probabilities_are_those_that_the_learner_computes_in_bf16(kind, temperature, small_causal, steps):
+def test_recorded_log_probabilities_are_those_that_the_learner_computes_in_bf16(
+    kind, temperature, rank, small_causal, steps
+):
     model = small_causal(kind)
+    if rank:
+        Adapter(model, LoraSettings(rank=rank), seed=0)
+        g = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for p in (p for name, p in model.named_parameters() if "lora_B" in name):
+                p.copy_(torch.randn(p.shape, generator=g) * 0.1)
     samples = generate(model, SamplingConfig(max_new_tokens=20, temperature=temperature), slots=5, k=4)
     rows = [(PROMPTS[s.i_request], s) for s in samples]
     batch = collate([((*p, *s.token_ids), [False] * len(p) + [True] * len(s.token_ids)) for p, s in rows])

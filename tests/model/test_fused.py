@@ -64,6 +64,14 @@ def run(model, precision, monkeypatch=None, data=None, lengths=LENGTHS):
     return logp_BT.detach(), entropy_BT.detach(), grads
 
 
+@torch.no_grad()
+def said(model):
+    """Log-probabilities of a bf16 pass without gradient."""
+    made, _ = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        return model.logp(made.token_BT, made.length_B, made.mask_BT, temperature=0.9)[0]
+
+
 @pytest.fixture
 def fused_calls(monkeypatch):
     count = []
@@ -219,10 +227,12 @@ def test_unchanged_weights_are_converted_once(make):
 
 def test_a_graph_keeps_the_weights_that_it_was_built_with():
     cache, p = WeightCache(), torch.nn.Parameter(torch.ones(2, 2))
-    old = cache.get("p", [p])
+    old = cache.get("p", [p], lambda: p + 1)
+    assert cache.get("p", [p], lambda: p + 1) is old and not old.requires_grad
     with torch.no_grad():
         p.mul_(3)
-    assert cache.get("p", [p, p]).tolist() == [[3, 3]] * 4 and old.eq(1).all()
+    assert cache.get("p", [p], lambda: p + 1).eq(4).all() and old.eq(2).all()
+    assert cache.get("p", [p, p], lambda: torch.cat([p, p])).shape == (4, 2)
 
 
 def test_frozen_weights_get_no_gradient_and_cost_no_product(make, monkeypatch):
@@ -272,22 +282,74 @@ def test_other_passes_are_left_to_transformers(make, small_causal):
     assert not fits(make("llama").to(torch.bfloat16).hf)
 
 
-def test_an_adapter_is_left_to_transformers_until_it_is_merged(make):
-    model = make("llama")
-    before = run(model, "bf16")
-    adapter = Adapter(model, LoraSettings(rank=4), seed=0)
-    assert not passes(model)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.add_(0.3)
+@pytest.fixture
+def adapted(make):
+    """(kind) -> a model with an adapter that changes much, the adapter, and what the model said before."""
+
+    def made(kind):
+        model = make(kind)
+        before_BT = said(model)
+        adapter = Adapter(model, LoraSettings(rank=4, alpha=8), seed=0)
+        g = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if "lora_B" in name:
+                    p.copy_(torch.randn(p.shape, generator=g) * 0.1)
+        return model, adapter, before_BT
+
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_runs_on_the_kernels_as_the_weights_that_it_amounts_to(kind, adapted, fused_calls):
+    model, adapter, before_BT = adapted(kind)
+    exact, theirs = run(model, "fp32"), run(model, "bf16 of transformers")
+    del fused_calls[:]
+    ours = run(model, "bf16")
+    assert len(fused_calls) == 2
+    assert (exact[0] - before_BT).norm() > 0.05 * exact[0].norm()
+    for i in range(2):
+        error, allowed = ((x[i] - exact[i]).norm() for x in (ours, theirs))
+        assert 0 < error <= 1.5 * allowed
+    assert ours[2].keys() == exact[2].keys() and all("lora_" in n for n in ours[2])
+    for name, grad in exact[2].items():
+        error, allowed = ((x[2][name] - grad).norm() for x in (ours, theirs))
+        assert error <= 1.5 * allowed + 0.02 * grad.norm() and error <= 0.1 * grad.norm(), name
     with adapter.off():
-        assert not passes(model)
-    adapted = run(model, "fp32")
-    merged = adapter.merge()
-    assert passes(merged)
-    after = run(merged, "bf16")
-    assert (after[0] - adapted[0]).norm() < 0.05 * adapted[0].norm() < (after[0] - before[0]).norm()
+        assert torch.equal(said(model), before_BT)
+    assert torch.equal(said(model), ours[0])
+    torch.testing.assert_close(said(adapter.merge()), ours[0], atol=1e-6, rtol=1e-6)
+
+
+def test_each_step_of_an_adapter_makes_its_copies_anew_and_none_of_the_bases(adapted):
+    model, adapter, _ = adapted("llama")
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = build_adamw(named, OptimConfig(lr=0.05))
+    with adapter.off():
+        off_BT = said(model)
+    before = run(model, "bf16")
+    made = {name: m.tensor for name, m in model._trunk._cache._made.items()}
+    optimizer.step()
+    after = run(model, "bf16")
+    with adapter.off():
+        assert torch.equal(said(model), off_BT)
+    for name, copied in model._trunk._cache._made.items():
+        assert (copied.tensor is made[name]) == ("adapted" not in name), name
+    model.forget_copies()
+    assert torch.equal(run(model, "bf16")[0], after[0])
+    assert not torch.allclose(before[0], after[0], atol=0.01)
+
+
+def test_an_adapter_of_another_make_is_left_to_transformers(adapted):
+    model, *_ = adapted("llama")
+    assert passes(model)
+    layer = model.hf.model.layers[1].mlp.up_proj
+    layer.lora_dropout["default"] = torch.nn.Dropout(0.1)
+    assert not passes(model)
+    layer.lora_dropout["default"] = torch.nn.Identity()
+    layer.lora_B["default"].to(torch.bfloat16)
+    assert not passes(model)
 
 
 def test_longer_rows_and_scaled_rotations_follow_the_model(make):

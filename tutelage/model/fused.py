@@ -1,7 +1,7 @@
 """A decoder on the native kernels: the same model as `transformers` runs, from the same parameters.
 
 It serves bf16 passes on a processor, where casts and elementwise steps would take longer than the products. What it
-does not know (other kinds, adapters, other layouts) is left to `transformers`: `can_fuse` tells.
+does not know (other kinds, other layouts) is left to `transformers`: `can_fuse` tells.
 N packed tokens, M chosen positions, D width, V vocabulary, T positions, K head width.
 """
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tutelage.model import kind_gpt, kind_llama
 from tutelage.model.attention import KeepingLayout, Layout, Packed
-from tutelage.model.kind_llama import is_plain
+from tutelage.model.effective_weight import EffectiveWeight, is_plain
 from tutelage.model.weight_cache import WeightCache
 from tutelage.native import kernels
 from tutelage.native.decode import Decoder, DecoderWeights, Projections
@@ -88,15 +88,15 @@ class Trunk:
         weight_VD = self._head()
         if torch.is_grad_enabled() and (hidden_MD.requires_grad or weight_VD.requires_grad):
             return nn.functional.linear(hidden_MD, weight_VD)
-        return read_logits(hidden_MD.bfloat16(), self._cache.paired("head", [weight_VD]))
+        return read_logits(hidden_MD.bfloat16(), self._cache.paired("head", [EffectiveWeight(weight_VD)]))
 
     def logp(
         self, hidden_MD: Tensor, token_M: Tensor, *, temperature: float, with_entropy: bool
     ) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy [M] of the tokens that follow the hidden states."""
         weight_VD = self._head()
-        head = self._cache.paired("head", [weight_VD])
-        turned = self._cache.turned("head", [weight_VD]) if torch.is_grad_enabled() else None
+        head = self._cache.paired("head", [EffectiveWeight(weight_VD)])
+        turned = self._cache.turned("head", [EffectiveWeight(weight_VD)]) if torch.is_grad_enabled() else None
         return head_logp(
             hidden_MD, weight_VD, head, turned, token_M, temperature=temperature, with_entropy=with_entropy
         )
@@ -111,7 +111,7 @@ class Trunk:
             None if kind.place_PD is None else kind.place_PD.detach(),
             [kind.weights(self._cache, i) for i in range(len(kind.blocks))],
             Norm(weight_D.detach(), None if bias_D is None else bias_D.detach(), eps),
-            self._cache.paired("head", [self._head()]),
+            self._cache.paired("head", [EffectiveWeight(self._head())]),
             kind.heads(),
             self._cos_TK,
             self._sin_TK,
@@ -194,5 +194,5 @@ def is_fusable(hf: PreTrainedModel) -> bool:
 
 
 def fits(hf: PreTrainedModel) -> bool:
-    """Whether one of the kinds reads the model as it stands now: in float32, on the processor, without adapters."""
+    """Whether one of the kinds reads the model as it stands now: in float32 and on the processor."""
     return is_plain(hf.get_output_embeddings()) and any(serves(hf) for serves, _ in KINDS)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, GPTNeoXForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tutelage.model.kind_llama import ROTATIONS, is_plain
+from tutelage.model.effective_weight import EffectiveWeight, effective, is_plain
+from tutelage.model.kind_llama import ROTATIONS
 from tutelage.model.weight_cache import Order, WeightCache, as_it_is
 from tutelage.native.kernels import Heads, Norm
 from tutelage.native.layer import GELU, GELU_TANH, LayerWeights, TurnedWeights
@@ -45,6 +46,12 @@ class _GPTKind(ABC):
     def _parts(self, block: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
         """Norm, joined projections and output of attention; norm and both layers of the MLP."""
 
+    def _effective(
+        self, block: Any
+    ) -> tuple[Any, EffectiveWeight, EffectiveWeight, Any, EffectiveWeight, EffectiveWeight]:
+        before, qkv, out, between, up, down = self._parts(block)
+        return before, effective(qkv), effective(out), between, effective(up), effective(down)
+
     @abstractmethod
     def heads(self) -> Heads: ...
 
@@ -57,21 +64,21 @@ class _GPTKind(ABC):
         return x_ND
 
     def weights(self, cache: WeightCache, i: int) -> LayerWeights:
-        before, qkv, out, between, up, down = self._parts(self.blocks[i])
+        before, qkv, out, between, up, down = self._effective(self.blocks[i])
         turned = None
         if torch.is_grad_enabled():
             turned = TurnedWeights(
-                cache.turned(f"{i}.qkv", [qkv.weight], self.qkv_order),
-                cache.turned(f"{i}.out", [out.weight], self.order),
-                cache.turned(f"{i}.up", [up.weight], self.order),
-                cache.turned(f"{i}.down", [down.weight], self.order),
+                cache.turned(f"{i}.qkv", [qkv], self.qkv_order),
+                cache.turned(f"{i}.out", [out], self.order),
+                cache.turned(f"{i}.up", [up], self.order),
+                cache.turned(f"{i}.down", [down], self.order),
             )
         return LayerWeights(
-            cache.paired(f"{i}.qkv", [qkv.weight], _bias(qkv), self.qkv_order, self.qkv_bias_order),
-            cache.paired(f"{i}.out", [out.weight], _bias(out), self.order),
+            cache.paired(f"{i}.qkv", [qkv], self.qkv_order, self.qkv_bias_order),
+            cache.paired(f"{i}.out", [out], self.order),
             None,
-            cache.paired(f"{i}.up", [up.weight], _bias(up), self.order),
-            cache.paired(f"{i}.down", [down.weight], _bias(down), self.order),
+            cache.paired(f"{i}.up", [up], self.order),
+            cache.paired(f"{i}.down", [down], self.order),
             _norm(before),
             _norm(between),
             None,
@@ -83,9 +90,9 @@ class _GPTKind(ABC):
 
     def parameters(self, i: int) -> dict[str, Tensor | None]:
         """By the names of `native.layer.PARAMETERS`, in the kernels' order; gradients find their way back by torch."""
-        before, qkv, out, between, up, down = self._parts(self.blocks[i])
-        q, k, v = self.qkv_order(qkv.weight).chunk(3)
-        biases = (None,) * 3 if qkv.bias is None else self.qkv_bias_order(qkv.bias).chunk(3)
+        before, qkv, out, between, up, down = self._effective(self.blocks[i])
+        q, k, v = self.qkv_order(qkv.whole()).chunk(3)
+        biases = (None,) * 3 if qkv.bias_O is None else self.qkv_bias_order(qkv.bias_O).chunk(3)
         return {
             "norm_attention": before.weight,
             "norm_attention_bias": before.bias,
@@ -95,14 +102,14 @@ class _GPTKind(ABC):
             "q_bias": biases[0],
             "k_bias": biases[1],
             "v_bias": biases[2],
-            "out": self.order(out.weight),
-            "out_bias": out.bias,
+            "out": self.order(out.whole()),
+            "out_bias": out.bias_O,
             "norm_mlp": between.weight,
             "norm_mlp_bias": between.bias,
-            "up": self.order(up.weight),
-            "up_bias": up.bias,
-            "down": self.order(down.weight),
-            "down_bias": down.bias,
+            "up": self.order(up.whole()),
+            "up_bias": up.bias_O,
+            "down": self.order(down.whole()),
+            "down_bias": down.bias_O,
         }
 
 
@@ -200,16 +207,12 @@ def _apart(width: int, n_turned: int) -> Tensor:
     return torch.cat([first, rest[: half - part], second, rest[half - part :]])
 
 
-def _bias(layer: Any) -> list[Tensor]:
-    return [] if layer.bias is None else [layer.bias]
-
-
 def _norm(norm: Any) -> Norm:
     return Norm(norm.weight.detach(), norm.bias.detach(), float(norm.eps))
 
 
 def fits_gpt2(hf: PreTrainedModel) -> bool:
-    """Whether the model is laid out as `GPT2Kind` reads it, in float32 and without adapters, as it stands now."""
+    """Whether the model is laid out as `GPT2Kind` reads it, in float32, as it stands now."""
     if type(hf) is not GPT2LMHeadModel or hf.config.activation_function not in ACTIVATIONS:
         return False
     body: Any = hf.base_model
@@ -225,7 +228,7 @@ def fits_gpt2(hf: PreTrainedModel) -> bool:
 
 
 def fits_neox(hf: PreTrainedModel) -> bool:
-    """Whether the model is laid out as `NeoXKind` reads it, in float32 and without adapters, as it stands now."""
+    """Whether the model is laid out as `NeoXKind` reads it, in float32, as it stands now."""
     if type(hf) is not GPTNeoXForCausalLM or hf.config.hidden_act not in ACTIVATIONS:
         return False
     body: Any = hf.base_model

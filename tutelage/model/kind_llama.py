@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
+from tutelage.model.effective_weight import effective, is_plain
 from tutelage.model.weight_cache import WeightCache
 from tutelage.native.kernels import Heads, Norm
 from tutelage.native.layer import LayerWeights, TurnedWeights
@@ -56,9 +57,9 @@ class LlamaKind:
     def weights(self, cache: WeightCache, i: int) -> LayerWeights:
         block = self.blocks[i]
         attention, mlp = block.self_attn, block.mlp
-        joined = [attention.q_proj, attention.k_proj, attention.v_proj]
-        qkv, out, down = [p.weight for p in joined], [attention.o_proj.weight], [mlp.down_proj.weight]
-        gate, up = [mlp.gate_proj.weight], [mlp.up_proj.weight]
+        qkv = [effective(p) for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        out, down = [effective(attention.o_proj)], [effective(mlp.down_proj)]
+        gate, up = [effective(mlp.gate_proj)], [effective(mlp.up_proj)]
         turned = None
         if torch.is_grad_enabled():
             turned = TurnedWeights(
@@ -68,7 +69,7 @@ class LlamaKind:
                 cache.turned(f"{i}.down", down),
             )
         return LayerWeights(
-            cache.paired(f"{i}.qkv", qkv, [p.bias for p in joined if p.bias is not None]),
+            cache.paired(f"{i}.qkv", qkv),
             cache.paired(f"{i}.out", out),
             cache.paired(f"{i}.gate", gate),
             cache.paired(f"{i}.up", up),
@@ -87,14 +88,14 @@ class LlamaKind:
         has_norms = hasattr(attention, "q_norm")
         return {
             "norm_attention": block.input_layernorm.weight,
-            "q": attention.q_proj.weight,
-            "k": attention.k_proj.weight,
-            "v": attention.v_proj.weight,
-            "out": attention.o_proj.weight,
+            "q": effective(attention.q_proj).whole(),
+            "k": effective(attention.k_proj).whole(),
+            "v": effective(attention.v_proj).whole(),
+            "out": effective(attention.o_proj).whole(),
             "norm_mlp": block.post_attention_layernorm.weight,
-            "gate": mlp.gate_proj.weight,
-            "up": mlp.up_proj.weight,
-            "down": mlp.down_proj.weight,
+            "gate": effective(mlp.gate_proj).whole(),
+            "up": effective(mlp.up_proj).whole(),
+            "down": effective(mlp.down_proj).whole(),
             "q_norm": attention.q_norm.weight if has_norms else None,
             "k_norm": attention.k_norm.weight if has_norms else None,
             "q_bias": attention.q_proj.bias,
@@ -108,7 +109,7 @@ def _norm(norm: Any) -> Norm:
 
 
 def fits(hf: PreTrainedModel) -> bool:
-    """Whether the model is laid out as `LlamaKind` reads it, in float32 and without adapters, as it stands now."""
+    """Whether the model is laid out as `LlamaKind` reads it, in float32, as it stands now."""
     if type(hf) not in MODELS or hf.config.hidden_act != "silu":
         return False
     body: Any = hf.base_model
@@ -122,21 +123,9 @@ def fits(hf: PreTrainedModel) -> bool:
 def _block_fits(block: Any) -> bool:
     attention, mlp = block.self_attn, block.mlp
     biased = [getattr(attention, name) for name in BIASED]
-    has_bias = {p.bias is not None for p in biased if type(p) is nn.Linear}
     return (
-        len(has_bias) == 1
-        and all(is_plain(p, may_have_bias=True) for p in biased)
+        all(is_plain(p, may_have_bias=True) for p in biased)
+        and len({p.bias is not None for p in biased}) == 1
         and all(is_plain(p) for p in (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj))
         and attention.head_dim % 2 == 0
-    )
-
-
-def is_plain(linear: Any, *, may_have_bias: bool = False, kind: type = nn.Linear) -> bool:
-    """A layer of float32 weights on the processor, and nothing else: no adapter, no quantisation."""
-    is_of_kind: bool = type(linear) is kind
-    return (
-        is_of_kind
-        and linear.weight.dtype == torch.float32
-        and linear.weight.device.type == "cpu"
-        and (may_have_bias or linear.bias is None)
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tutelage.model.effective_weight import EffectiveWeight
 from tutelage.native.linear import Paired, pair
 
 Order = Callable[[Tensor], Tensor]  # rows (and columns) of a weight, or numbers of a bias, as the kernels want them
@@ -18,11 +19,6 @@ def as_it_is(x: Tensor) -> Tensor:
 def joined(sources: Sequence[Tensor]) -> Tensor:
     """One below the other."""
     return sources[0] if len(sources) == 1 else torch.cat([*sources])
-
-
-def half(sources: Sequence[Tensor]) -> Tensor:
-    """The same in bf16."""
-    return joined([p.bfloat16() for p in sources])
 
 
 @dataclass(slots=True)
@@ -45,38 +41,46 @@ class WeightCache:
         self._made: dict[str, _Made] = {}
         self._sizes: dict[str, tuple[int, int]] = {}  # O, I of those that are paired
 
-    def get(self, name: str, sources: Sequence[Tensor], make: Callable[[Sequence[Tensor]], Tensor] = half) -> Tensor:
+    def get(self, name: str, sources: Sequence[Tensor], make: Callable[[], Tensor]) -> Tensor:
         """What is made of the sources. One name always comes with one `make`."""
         state = tuple((p._version, p.data_ptr()) for p in sources)
         made = self._made.get(name)
         if made is not None and made.state == state and all(a is b for a, b in zip(made.sources, sources, strict=True)):
             return made.tensor
         with torch.no_grad():
-            tensor = make([p.detach() for p in sources])
+            tensor = make()
         self._made[name] = _Made(tensor, tuple(sources), state)
         return tensor
 
     def paired(
-        self, name: str, weights: Sequence[Tensor], biases: Sequence[Tensor] = (), order: Order = as_it_is,
-        bias_order: Order = as_it_is,
-    ) -> Paired:  # fmt: skip
-        """The layers of these weights, one below the other, for x W^T. `order` gives [O, I]."""
-        weight, n_out, n_in = self._pair(name, weights, order, turned=False)
+        self, name: str, layers: Sequence[EffectiveWeight], order: Order = as_it_is, bias_order: Order = as_it_is
+    ) -> Paired:
+        """These layers, one below the other, for x W^T. `order` gives [O, I]."""
+        weight, n_out, n_in = self._pair(name, layers, order, turned=False)
+        biases = [p.bias_O for p in layers if p.bias_O is not None]
         if not biases:
             return Paired(weight, n_out, n_in)
-        return Paired(weight, n_out, n_in, self.get(f"{name}, bias", biases, lambda found: bias_order(half(found))))
+        bias_O = self.get(f"{name}, bias", biases, lambda: bias_order(joined([b.bfloat16() for b in biases])))
+        return Paired(weight, n_out, n_in, bias_O)
 
-    def turned(self, name: str, weights: Sequence[Tensor], order: Order = as_it_is) -> Paired:
+    def turned(self, name: str, layers: Sequence[EffectiveWeight], order: Order = as_it_is) -> Paired:
         """The same for x W, which has I outputs."""
-        weight, n_out, n_in = self._pair(f"{name}, turned", weights, order, turned=True)
+        weight, n_out, n_in = self._pair(f"{name}, turned", layers, order, turned=True)
         return Paired(weight, n_in, n_out)
 
-    def _pair(self, name: str, weights: Sequence[Tensor], order: Order, *, turned: bool) -> tuple[Tensor, int, int]:
-        def make(sources: Sequence[Tensor]) -> Tensor:
-            found = sources if order is as_it_is else [order(joined(sources))]
+    def _pair(
+        self, name: str, layers: Sequence[EffectiveWeight], order: Order, *, turned: bool
+    ) -> tuple[Tensor, int, int]:
+        if any(p.is_adapted for p in layers):
+            name = f"{name}, adapted"  # beside the plain ones, which the reference reads
+
+        def make() -> Tensor:
+            found = [p.whole() for p in layers]
+            if order is not as_it_is:
+                found = [order(joined(found))]
             self._sizes[name] = sum(map(len, found)), found[0].shape[1]
             return pair(found, turned=turned)
 
-        weight = self.get(name, weights, make)
+        weight = self.get(name, [x for p in layers for x in p.sources], make)
         n_out, n_in = self._sizes[name]
         return weight, n_out, n_in

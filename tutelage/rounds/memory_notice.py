@@ -56,6 +56,7 @@ def need_of_learner(
         shape=shape_of(backbone.hf.config),
         parameters=(n_parameters(learner.module),),
         trained=(n_trained(learner),),
+        adapted=n_adapted(learner.module),
         copies=copies + bool(learner.ema),
         half=is_half,
         fused=is_half and isinstance(backbone, CausalModel) and backbone.is_fusable,
@@ -84,6 +85,11 @@ def shape_of(config: Any) -> Shape:
 
 def n_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def n_adapted(module: nn.Module) -> int:
+    """Parameters under adapters, by the name that peft gives the layers below its own."""
+    return sum(p.numel() for name, p in module.named_parameters() if ".base_layer." in name)
 
 
 def n_trained(learner: Learner) -> int:

@@ -37,6 +37,7 @@ class Need:
     shape: Shape
     parameters: Sequence[int]  # of each model that lies in memory, of every kind
     trained: Sequence[int]  # parameters that each learner moves
+    adapted: int = 0  # parameters under adapters, which take the place of those in training
     copies: int = 0  # further float32 copies of what the first learner moves: the best so far, an average
     half: bool  # passes in bf16
     fused: bool  # on the native kernels
@@ -65,7 +66,10 @@ class Plan:
 def plan(need: Need) -> Plan:
     """Adds up weights, what optimisers and saving keep, one microbatch's activations, and the engine's cache."""
     weights, trained = sum(need.parameters), sum(need.trained)
-    halves = HALF * (weights + trained) if need.fused else 0  # of the trained ones a turned copy, too
+    # Copies of all weights, of the trained ones turned, too; of those under adapters the sums with them, both ways. Of
+    # one layer's sums there are the float32 numbers and their gradient.
+    halves = HALF * (weights + trained + 2 * need.adapted) + 2 * FLOAT * need.adapted // need.shape.layers
+    halves = halves if need.fused else 0
     best = FLOAT * need.copies * need.trained[0]
     # A training state is cloned before it is written: weights and moments of every learner, and the copies.
     saved = FLOAT * (1 + MOMENTS) * trained + best

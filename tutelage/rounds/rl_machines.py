@@ -188,6 +188,7 @@ def need_of_rl(recipe: Recipe, machines: Machines, prompts: Sequence[Prompt]) ->
         shape=alone.shape,
         parameters=parameters,
         trained=[n_trained(learner) for learner in (machines.policy, machines.critic) if learner],
+        adapted=alone.adapted,
         copies=alone.copies,
         half=alone.half,
         fused=alone.fused,
