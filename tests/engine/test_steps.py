@@ -1,5 +1,6 @@
 """Decoding on the native kernels in bf16: the learner's own log-probabilities, and the same sample in any company."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,7 +74,7 @@ def test_decoding_through_slots_equals_a_whole_bf16_pass(kind, small_causal, ste
         decoder = model.decoder(cache.keys, cache.values)
         for t in range(n_new):
             token_S = torch.stack([r[n + t] for r, n in zip(rows, n_prompt, strict=True)])
-            for slot, logits_V in enumerate(decoder.logits(token_S, torch.tensor([n + t for n in n_prompt]))):
+            for slot, logits_V in enumerate(decoder.logits(token_S.numpy(), np.array([n + t for n in n_prompt]))):
                 got[slot].append(logits_V)
     for row, n, logits in zip(rows, n_prompt, got, strict=True):
         alone = Packed([len(row)])

@@ -57,7 +57,7 @@ def open_decoder(weights, slots=70):
 
 def inputs(n):
     g = torch.Generator().manual_seed(n)
-    return torch.randint(V, (n,), generator=g), torch.randint(20, (n,), generator=g)
+    return torch.randint(V, (n,), generator=g).numpy(), torch.randint(20, (n,), generator=g).numpy()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
@@ -68,17 +68,19 @@ def test_it_draws_what_the_sampler_draws_from_the_same_logits(weights, n, temper
         uniform_S = uniform(np.arange(n, dtype=np.uint64), np.full(n, seed, dtype=np.uint64))
         logits_SV = open_decoder(weights)[0].logits(token_S, position_S)
         expected_S, logp_S = draw(logits_SV, uniform_S, SamplingConfig(temperature=temperature))
-        got_S, got_logp_S = open_decoder(weights)[0].draw(token_S, position_S, uniform_S, temperature=temperature)
-        assert torch.equal(got_S, expected_S)
-        torch.testing.assert_close(got_logp_S, logp_S, atol=2e-6, rtol=1e-6)
+        got_S, got_logp_S = open_decoder(weights)[0].draw(
+            token_S, position_S, uniform_S.numpy(), temperature=temperature
+        )
+        assert torch.equal(torch.from_numpy(got_S), expected_S)
+        torch.testing.assert_close(torch.from_numpy(got_logp_S), logp_S, atol=2e-6, rtol=1e-6)
 
 
 def test_the_ends_of_the_interval_draw_tokens_of_the_vocabulary(weights):
     token_S, position_S = inputs(2)
     ends_S = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     logits_SV = open_decoder(weights)[0].logits(token_S, position_S)
-    got_S, _ = open_decoder(weights)[0].draw(token_S, position_S, ends_S, temperature=1.0)
-    assert torch.equal(got_S, draw(logits_SV, ends_S, SamplingConfig())[0])
+    got_S, _ = open_decoder(weights)[0].draw(token_S, position_S, ends_S.numpy(), temperature=1.0)
+    assert torch.equal(torch.from_numpy(got_S), draw(logits_SV, ends_S, SamplingConfig())[0])
     assert got_S.tolist() == [0, V - 1]
 
 
@@ -106,8 +108,8 @@ def test_threads_that_share_out_columns_change_no_bit(n):
         torch.set_num_threads(n_threads)
         try:
             decoder, keys, values = open_decoder(large)
-            drawn = decoder.draw(token_S, position_S, uniform_S, temperature=1.0)
-            found.append([*drawn, decoder.logits(token_S, position_S), *keys, *values])
+            drawn = decoder.draw(token_S, position_S, uniform_S.numpy(), temperature=1.0)
+            found.append([*map(torch.from_numpy, drawn), decoder.logits(token_S, position_S), *keys, *values])
         finally:
             torch.set_num_threads(1)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

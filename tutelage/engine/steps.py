@@ -19,7 +19,7 @@ class Steps:
     """The steps of one `generate`: the weights may not change before it ends."""
 
     def __init__(self, model: CausalModel, cache: SlotCache) -> None:
-        self._model, self._cache, self._device = model, cache, model.device
+        self._model, self._cache = model, cache
         self._decoder: Decoder | None = None
         self._is_open = False
 
@@ -35,14 +35,14 @@ class Steps:
         last_S, where_S  the last token of each, and its position
         """
         decoder = self._open()
-        token_S, position_S = (torch.from_numpy(x_S).to(self._device) for x_S in (last_S, where_S))
-        if decoder is None:
-            slot_S = torch.arange(len(token_S), device=self._device)
-            logits_SV = self._model.logits(token_S, position_S, slot_S, self._cache.step(position_S))
-            return _arrays(*draw(logits_SV, uniform_S, sampling))
-        if sampling.is_policy_itself:
-            return _arrays(*decoder.draw(token_S, position_S, uniform_S, temperature=sampling.temperature))
-        return _arrays(*draw(decoder.logits(token_S, position_S), uniform_S, sampling))
+        if decoder is not None and sampling.is_policy_itself:
+            return decoder.draw(last_S, where_S, uniform_S.numpy(), temperature=sampling.temperature)
+        if decoder is not None:
+            return _arrays(*draw(decoder.logits(last_S, where_S), uniform_S, sampling))
+        token_S, position_S = (torch.from_numpy(x_S).to(self._model.device) for x_S in (last_S, where_S))
+        slot_S = torch.arange(len(token_S), device=token_S.device)
+        logits_SV = self._model.logits(token_S, position_S, slot_S, self._cache.step(position_S))
+        return _arrays(*draw(logits_SV, uniform_S, sampling))
 
     def _open(self) -> Decoder | None:
         """Not before the first prompt, with which the buffers come."""

@@ -8,13 +8,17 @@ width, V vocabulary.
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tutelage.native.kernels import BF16, F32, I64, Heads, Norm, at, kernels_of, threads
 from tutelage.native.layer import LayerWeights
 from tutelage.native.linear import LinearStruct, Paired
+
+Array = np.ndarray[tuple[int], np.dtype[Any]]
 
 POSITIONS = 16  # a slot holds a multiple of this, since scores are computed by so many
 
@@ -73,7 +77,7 @@ class Decoder:
         width = weights.heads.width
         assert groups == weights.heads.groups and padded_width == weights.heads.slot_width, "keys of another model"
         assert capacity % POSITIONS == 0 and len(weights.cos_TK) >= capacity, "a slot of a length that cannot be read"
-        self._slots, self._vocabulary = slots, len(weights.embedding_VD)
+        self._slots, self._io = slots, _Exchange(slots, len(weights.embedding_VD))
         # Beyond what the model knows there is nothing to read.
         self._n_positions = capacity if weights.place_PD is None else min(capacity, len(weights.place_PD))
         self._layers = (_Layer * len(weights.layers))(
@@ -92,33 +96,46 @@ class Decoder:
             weights.heads.scaling, at(weights.cos_TK, F32, t, width), at(weights.sin_TK, F32, t, width),
             first.activation, int(first.is_parallel),
         )  # fmt: skip
+        self._by_reference = ctypes.byref(self._decoder)
 
-    def logits(self, token_S: Tensor, position_S: Tensor) -> Tensor:
+    def logits(self, token_S: Array, position_S: Array) -> Tensor:
         """Next-token logits [S, V] float32 of one more token in each of the first slots."""
-        return self._step(token_S, position_S, None, 1.0)[0]
+        return self._step(token_S, position_S, None, 1.0).clone()
 
-    def draw(
-        self, token_S: Tensor, position_S: Tensor, uniform_S: Tensor, *, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, token_S: Array, position_S: Array, uniform_S: Array, *, temperature: float) -> tuple[Array, Array]:
         """The token that follows each [S], by inverse cumulative distribution, and its log-probability [S] (nats)."""
-        _, drawn_S, logp_S = self._step(token_S, position_S, uniform_S, temperature)
-        return drawn_S, logp_S
-
-    def _step(
-        self, token_S: Tensor, position_S: Tensor, uniform_S: Tensor | None, temperature: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self._step(token_S, position_S, uniform_S, temperature)
         n = len(token_S)
+        return self._io.drawn_S[:n].copy(), self._io.logp_S[:n].copy()
+
+    def _step(self, token_S: Array, position_S: Array, uniform_S: Array | None, temperature: float) -> Tensor:
+        """The logits, in memory that the next step writes over."""
+        n, io = len(token_S), self._io
         assert n <= self._slots, f"{n} rows, but {self._slots} slots"
         assert not n or int(position_S.max()) < self._n_positions, "a position that the slots or the model do not have"
-        logits_SV = torch.empty(n, self._vocabulary)
-        drawn_S, logp_S = torch.empty(n, dtype=I64), torch.empty(n)
+        io.token_S[:n], io.position_S[:n] = token_S, position_S
+        if uniform_S is not None:
+            io.uniform_S[:n] = uniform_S
         kernels_of().decode_step(
-            ctypes.byref(self._decoder), self._layers, at(token_S, I64, n), at(position_S, I64, n),
-            ctypes.c_long(n), at(logits_SV, F32, n, self._vocabulary), at(uniform_S, torch.float64, n),
-            ctypes.c_float(1 / temperature), at(drawn_S, I64, n), at(logp_S, F32, n),
+            self._by_reference, self._layers, io.at_token, io.at_position, ctypes.c_long(n), io.at_logits,
+            None if uniform_S is None else io.at_uniform, ctypes.c_float(1 / temperature), io.at_drawn, io.at_logp,
             threads(),
         )  # fmt: skip
-        return logits_SV, drawn_S, logp_S
+        return io.logits_SV[:n]
+
+
+class _Exchange:
+    """What steps read and write, at addresses that stay: to find new ones would take a small model's time."""
+
+    def __init__(self, slots: int, vocabulary: int) -> None:
+        self.token_S, self.position_S, self.drawn_S = np.empty((3, slots), dtype=np.int64)
+        self.uniform_S, self.logp_S = np.empty(slots), np.empty(slots, dtype=np.float32)
+        self.logits_SV = torch.empty(slots, vocabulary)
+        self.at_token, self.at_position, self.at_drawn, self.at_uniform, self.at_logp = (
+            ctypes.c_void_p(x.ctypes.data)
+            for x in (self.token_S, self.position_S, self.drawn_S, self.uniform_S, self.logp_S)
+        )
+        self.at_logits = at(self.logits_SV, F32, slots, vocabulary)
 
 
 def _layer(layer: LayerWeights, keys: ctypes.c_void_p, values: ctypes.c_void_p) -> _Layer:
