@@ -58,7 +58,7 @@ def text(seed: int) -> TokenBatch:
 
 
 def measure(way: str, lr: float, steps: int) -> None:
-    precision, _ = WAYS[way]
+    precision, os.environ["TUTELAGE_NATIVE"] = WAYS[way]
     model, learner = learner_of(precision, lr)
     losses, seconds = [], []
     for step in range(steps):
@@ -104,9 +104,9 @@ def main() -> None:
         if options.way:
             measure(options.way, lr, options.steps)
             continue
-        for way, (_, native) in WAYS.items():
+        for way in WAYS:
             command = [sys.executable, __file__, "--way", way, "--lr", str(lr), "--steps", str(options.steps)]
-            subprocess.run(command, env=os.environ | {"TUTELAGE_NATIVE": native}, check=True)
+            subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraModel
 
 from tutelage.data.batch import collate
 from tutelage.model import fused
 from tutelage.model.attention import Packed
 from tutelage.model.fused import Trunk, can_fuse, fits
 from tutelage.model.lora import Adapter, LoraSettings
-from tutelage.model.weight_cache import WeightCache
 from tutelage.native import kernels
 from tutelage.train.optim import OptimConfig, build_adamw
 
@@ -225,16 +226,6 @@ def test_unchanged_weights_are_converted_once(make):
     assert len(made) == 2 * (5 + 1 + 4) + 2
 
 
-def test_a_graph_keeps_the_weights_that_it_was_built_with():
-    cache, p = WeightCache(), torch.nn.Parameter(torch.ones(2, 2))
-    old = cache.get("p", [p], lambda: p + 1)
-    assert cache.get("p", [p], lambda: p + 1) is old and not old.requires_grad
-    with torch.no_grad():
-        p.mul_(3)
-    assert cache.get("p", [p], lambda: p + 1).eq(4).all() and old.eq(2).all()
-    assert cache.get("p", [p, p], lambda: torch.cat([p, p])).shape == (4, 2)
-
-
 def test_frozen_weights_get_no_gradient_and_cost_no_product(make, monkeypatch):
     model = make("qwen3")
     model.requires_grad_(False)
@@ -349,6 +340,15 @@ def test_an_adapter_of_another_make_is_left_to_transformers(adapted):
     assert not passes(model)
     layer.lora_dropout["default"] = torch.nn.Identity()
     layer.lora_B["default"].to(torch.bfloat16)
+    assert not passes(model)
+
+
+@pytest.mark.filterwarnings("ignore")  # peft warns of tied weights
+@pytest.mark.parametrize(("kind", "target"), [("llama", "lm_head"), ("llama", "embed_tokens"), ("gpt2", "wpe")])
+def test_an_adapter_on_head_or_embedding_is_left_to_transformers(kind, target, small_causal):
+    model = small_causal(kind)
+    assert passes(model)
+    LoraModel(model.hf, LoraConfig(r=4, target_modules=[target]), "default")
     assert not passes(model)
 
 

@@ -84,6 +84,18 @@ def test_the_ends_of_the_interval_draw_tokens_of_the_vocabulary(weights):
     assert got_S.tolist() == [0, V - 1]
 
 
+def test_what_a_step_gave_stays_when_the_next_one_is_made(weights):
+    token_S, position_S = inputs(3)
+    decoder = open_decoder(weights)[0]
+    given = [*decoder.draw(token_S, position_S, np.array([0.1, 0.5, 0.9]), temperature=1.0)]
+    logits_SV = decoder.logits(token_S, position_S)
+    kept = [x.copy() for x in given], logits_SV.clone()
+    decoder.draw((token_S + 1) % V, position_S, np.array([0.9, 0.1, 0.5]), temperature=1.0)
+    assert all((a == b).all() for a, b in zip(given, kept[0], strict=True)) and torch.equal(logits_SV, kept[1])
+    with pytest.raises(AssertionError, match="one position and one draw a row"):
+        decoder.draw(token_S, position_S[:1], np.zeros(3), temperature=1.0)
+
+
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_a_row_does_not_depend_on_its_company_or_the_threads(weights, n_threads):
     token_S, position_S = inputs(67)

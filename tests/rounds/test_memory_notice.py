@@ -6,6 +6,8 @@ from transformers import GPT2Config
 
 from tutelage.data.batch import TokenBatch
 from tutelage.model.load import new_llama
+from tutelage.model.lora import Adapter, LoraSettings
+from tutelage.native.head import slice_rows
 from tutelage.rounds.memory_notice import announce, need_of_learner, shape_of, shortage
 from tutelage.rounds.memory_plan import Plan, Shape, activations
 from tutelage.train.learner import ComputeConfig
@@ -53,11 +55,23 @@ def test_a_pass_keeps_about_what_was_planned(precision):
     assert kept / 1.5 < activations(need) - way_back(need) < kept * 1.5
 
 
+def test_what_lies_under_adapters_is_counted():
+    model, compute, _ = learner_of("bf16")
+    n = sum(p.numel() for name, p in model.named_parameters() if "proj" in name)
+    Adapter(model, LoraSettings(rank=4), seed=0)
+    learner = policy_learner(model, temperature=1.0, optim=OptimConfig(), compute=compute, total_steps=1)
+    need = need_of_learner(learner, model, compute, n_tokens=9)
+    assert need.adapted == n > 10 * need.trained[0] > 0
+    assert need_of_learner(learner_of("bf16")[2], model, compute, n_tokens=9).adapted == 0
+
+
 def way_back(need):
     """What the plan adds for the steps themselves, which nothing keeps: slices of logits and the layer under way."""
     s = need.shape
     if need.fused:
-        return (8 << 20) + need.tokens * (12 * s.width + 2 * (4 * s.width + 4 * s.inner + 3 * s.width))
+        return min(need.chosen, slice_rows(s.vocabulary)) * 2 * s.vocabulary + need.tokens * (
+            12 * s.width + 2 * (4 * s.width + 4 * s.inner + 3 * s.width)
+        )
     element = 2 if need.half else 4
     return need.tokens * element * 4 * s.inner + s.vocabulary * need.chosen * (element + 8)
 

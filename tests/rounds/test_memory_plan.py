@@ -42,9 +42,9 @@ def test_the_kernels_keep_half_and_copies_of_the_weights():
         assert activations(wide) == 8 * (2 * 300 + 480) + 5000 * 10 * 10 + held
     assert cache(fused) == 3 * 16 * 2 * 2 * 32 * 2  # a head of 5 is padded to 32
     assert dict(plan(fused).parts)["weights of 3 models"] == 4 * 2500 + 2 * (2500 + 1100)
-    # Under adapters: the sums with them twice in bf16, and 1000 / 2 of one layer twice in float32.
+    # Under adapters: the sums with them twice in bf16, the head, and 1000 / 2 of one layer twice in float32.
     under = dataclasses.replace(fused, adapted=1000)
-    assert dict(plan(under).parts)["weights of 3 models"] == 4 * 2500 + 2 * (2500 + 1100) + 2 * 2 * 1000 + 2 * 4 * 500
+    assert dict(plan(under).parts)["weights of 3 models"] == 4 * 2500 + 2 * (2500 + 1100) + 4000 + 2000 + 4000
     assert activations(dataclasses.replace(fused, chosen=0)) == 8 * (2 * 300 + 480)
 
 

@@ -131,6 +131,16 @@ def test_a_shared_critic_reads_what_a_separate_one_would(speaker_copy):
     assert value_BT.abs().max() > 0.1 and (values(machines, batch)[~batch.mask_BT] == 0).all()
 
 
+def test_a_first_step_of_the_critic_that_was_skipped_is_told_once_and_not_made_again(speaker_copy):
+    batch = random_batch()
+    machines = separate(speaker_copy(), with_head(ValueModel(speaker_copy())))
+    machines.values(batch, [torch.arange(4)], lambda value_BT, rows: (value_BT.sum() * torch.nan, {}))
+    told = step(machines, batch)
+    assert told["value_skipped"] == 1.0 and told["skipped"] == 0.0
+    assert machines.critic.n_steps == 0 and machines.learner.n_steps == 1
+    assert step(machines, batch)["value_skipped"] == 0.0 and machines.critic.n_steps == 1
+
+
 def test_a_shared_update_is_the_policy_gradient_plus_a_share_of_the_critics(speaker_copy):
     batch, vf_coef = random_batch(), 0.3
     machines = shared(speaker_copy(), vf_coef=vf_coef)

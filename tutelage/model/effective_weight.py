@@ -71,8 +71,11 @@ def is_plain(layer: Any, *, may_have_bias: bool = False, kind: type = nn.Linear)
 
 def _is_low_rank(layer: Any) -> bool:
     """Whether an adapted layer is its base and two float32 matrices: no dropout, no variant of LoRA, nothing merged."""
+    from peft.tuners.lora import Linear  # slow to import, and who has such a layer has done so
+
     return (
-        list(layer.lora_A) == [ADAPTER]
+        type(layer) is Linear
+        and list(layer.lora_A) == [ADAPTER]
         and not layer.merged
         and not layer.lora_variant
         and not layer.lora_bias[ADAPTER]

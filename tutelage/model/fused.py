@@ -195,4 +195,10 @@ def is_fusable(hf: PreTrainedModel) -> bool:
 
 def fits(hf: PreTrainedModel) -> bool:
     """Whether one of the kinds reads the model as it stands now: in float32 and on the processor."""
-    return is_plain(hf.get_output_embeddings()) and any(serves(hf) for serves, _ in KINDS)
+    head = hf.get_output_embeddings()
+    return (
+        type(head) is nn.Linear  # an adapter on it would be left out
+        and is_plain(head)
+        and type(hf.get_input_embeddings()) is nn.Embedding
+        and any(serves(hf) for serves, _ in KINDS)
+    )

@@ -216,14 +216,19 @@ def fits_gpt2(hf: PreTrainedModel) -> bool:
     if type(hf) is not GPT2LMHeadModel or hf.config.activation_function not in ACTIVATIONS:
         return False
     body: Any = hf.base_model
-    return not (hf.config.add_cross_attention or hf.config.scale_attn_by_inverse_layer_idx) and all(
-        type(block.ln_1) is nn.LayerNorm
-        and block.attn.head_dim % 2 == 0
+    is_known = not (hf.config.add_cross_attention or hf.config.scale_attn_by_inverse_layer_idx)
+    return (
+        is_known
+        and type(body.wpe) is nn.Embedding
         and all(
-            is_plain(p, may_have_bias=True, kind=Conv1D)
-            for p in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+            type(block.ln_1) is nn.LayerNorm
+            and block.attn.head_dim % 2 == 0
+            and all(
+                is_plain(p, may_have_bias=True, kind=Conv1D)
+                for p in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+            )
+            for block in body.h
         )
-        for block in body.h
     )
 
 

@@ -34,7 +34,8 @@ class WeightCache:
     """What was made of parameters, until they change.
 
     torch counts every in-place change in `_version` (optimiser steps and `copy_` among them); new storage has another
-    address. A change through `.data` keeps both, so whoever makes one calls `CausalModel.forget_copies`.
+    address. A change through `.data` keeps both, so whoever makes one, or changes the scaling of an adapter, calls
+    `CausalModel.forget_copies`.
     """
 
     def __init__(self) -> None:

@@ -112,6 +112,7 @@ class Decoder:
         """The logits, in memory that the next step writes over."""
         n, io = len(token_S), self._io
         assert n <= self._slots, f"{n} rows, but {self._slots} slots"
+        assert len(position_S) == n and (uniform_S is None or len(uniform_S) == n), "one position and one draw a row"
         assert not n or int(position_S.max()) < self._n_positions, "a position that the slots or the model do not have"
         io.token_S[:n], io.position_S[:n] = token_S, position_S
         if uniform_S is not None:

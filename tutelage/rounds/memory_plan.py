@@ -8,12 +8,13 @@ D width, C columns of the joined projections, O = query heads x head width, F in
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tutelage.native.head import slice_rows
+
 GB = 1e9
 PROGRAM = 500_000_000  # Python, torch and transformers, resident once a run has begun (measured with torch 2.13)
 FLOAT, HALF = 4, 2  # bytes
 MOMENTS = 2  # that AdamW keeps of every weight
 SLICE = 1024  # rows of logits that are widened at a time; see model.logits
-HELD_BYTES, HELD_ROWS = 16 << 20, 256  # of logits, the larger of the two, that the kernels hold; see native.head
 HEAD_STEP = 32  # to a multiple of which the kernels pad a head
 
 
@@ -66,10 +67,11 @@ class Plan:
 def plan(need: Need) -> Plan:
     """Adds up weights, what optimisers and saving keep, one microbatch's activations, and the engine's cache."""
     weights, trained = sum(need.parameters), sum(need.trained)
-    # Copies of all weights, of the trained ones turned, too; of those under adapters the sums with them, both ways. Of
-    # one layer's sums there are the float32 numbers and their gradient.
-    halves = HALF * (weights + trained + 2 * need.adapted) + 2 * FLOAT * need.adapted // need.shape.layers
-    halves = halves if need.fused else 0
+    halves = HALF * (weights + trained) if need.fused else 0  # of the trained ones a turned copy, too
+    if need.fused and need.adapted:
+        # Sums with the adapters, straight and turned; the head turned; of one layer the sums and gradient in float32.
+        halves += HALF * (2 * need.adapted + need.shape.vocabulary * need.shape.width)
+        halves += 2 * FLOAT * need.adapted // need.shape.layers
     best = FLOAT * need.copies * need.trained[0]
     # A training state is cloned before it is written: weights and moments of every learner, and the copies.
     saved = FLOAT * (1 + MOMENTS) * trained + best
@@ -95,7 +97,7 @@ def activations(need: Need) -> int:
         # As `native.layer._Kept` lists them: the stream twice in float32, two norms, projections, attention, gates.
         layer = 2 * FLOAT * d + 2 * HALF * d + HALF * (queries + 2 * groups) + HALF * queries + HALF * 2 * f
         way_back = FLOAT * 3 * d + HALF * (4 * d + 4 * f + queries + 2 * groups)  # of the one layer that is under way
-        held = min(need.chosen, max(HELD_ROWS, HELD_BYTES // (HALF * s.vocabulary))) * HALF * s.vocabulary
+        held = min(need.chosen, slice_rows(s.vocabulary)) * HALF * s.vocabulary
         return need.tokens * (s.layers * layer + way_back) + need.chosen * (2 * FLOAT + HALF) * d + held
     element = HALF if need.half else FLOAT
     # Two norms keep their input, the normed and the scaled; attention its three inputs and its output; the MLP four.

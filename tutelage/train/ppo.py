@@ -126,8 +126,7 @@ def run(
         if state.kl_coef is None:
             state.kl_coef = first_coef(kl, float(seen.reward_B.std(unbiased=False)))
         reward_BT = token_rewards(seen.reward_B, seen.logp_BT, seen.ref_logp_BT, seen.mask_BT, kl_coef=state.kl_coef)
-        first_loss = value_loss(cfg, seen, reward_BT, None, parts[0])
-        value_BT = actor_critic.values(rollouts.batch, parts, first_loss)
+        value_BT = actor_critic.values(rollouts.batch, parts, value_loss(cfg, seen, reward_BT, None, parts[0]))
         adv_BT, return_BT = gae(reward_BT, value_BT, seen.mask_BT, discount=cfg.discount, lam=cfg.lam)
         adv_BT = whiten(adv_BT, seen.mask_BT)
 
