@@ -276,7 +276,6 @@ def scaling(rows: Sequence[Row], folder: Path) -> str:
 
 # Why a step costs more than its work, where one does.
 CAUSES: dict[str, str] = {
-    "batch": "The keys and values of 64 sequences (63 MB) stay in the last cache, those of 256 come from memory.",
     "decode-size": "The weights of the 10M model stay in caches, those of the 60M model come from memory at each step, "
     "and its vocabulary is four times as large.",
     "response": "A response's tokens come one a step, where a prompt's are computed together, and each reads the keys "
