@@ -7,14 +7,13 @@ asks of every slot stands in arrays [S] beside the samples, so that no step goes
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from tutelage.engine.request import Request
+from tutelage.native.decode import Array
 
 GATHERED = 16  # the part of all slots that is filled together
-Array = np.ndarray[tuple[int], np.dtype[Any]]
 
 
 @dataclass(slots=True)

@@ -9,9 +9,8 @@ from torch import Tensor
 from tutelage.engine.cache import SlotCache
 from tutelage.engine.request import SamplingConfig
 from tutelage.engine.sampling import draw
-from tutelage.engine.scheduler import Array
 from tutelage.model.causal import CausalModel
-from tutelage.native.decode import Decoder
+from tutelage.native.decode import Array, Decoder
 from tutelage.native.linear import draw_rows
 
 
