@@ -71,7 +71,7 @@ def test_decoding_through_slots_equals_a_whole_bf16_pass(kind, small_causal, ste
         prompt_N = torch.cat([r[:n] for r, n in zip(rows, n_prompt, strict=True)])
         last_B = torch.tensor(n_prompt).cumsum(0) - 1
         got = [[logits_V] for logits_V in model.logits(prompt_N, packed.position_N, last_B, layout)]
-        decoder = model.decoder(cache.keys, cache.values)
+        decoder = model.decoder(cache.native)
         for t in range(n_new):
             token_S = torch.stack([r[n + t] for r, n in zip(rows, n_prompt, strict=True)])
             for slot, logits_V in enumerate(decoder.logits(token_S.numpy(), np.array([n + t for n in n_prompt]))):

@@ -11,11 +11,13 @@ import torch
 
 from tutelage.engine.request import SamplingConfig
 from tutelage.engine.sampling import draw, uniform
-from tutelage.native.decode import POSITIONS, Decoder, DecoderWeights, Projections, fill_slots
+from tutelage.native.decode import Decoder
 from tutelage.native.kernels import Heads, Norm
 from tutelage.native.layer import LayerWeights
 from tutelage.native.linear import Paired, pair
-from tutelage.native.plain import rms_norm, rotate
+from tutelage.native.plain import rms_norm
+from tutelage.native.slots import Slots
+from tutelage.native.weights import DecoderWeights
 
 V, D, K = 321, 48, 24  # no size is a multiple of what the kernels like
 HEADS = Heads(2, 1, K, K**-0.5, 1e-6)
@@ -52,7 +54,7 @@ def weights():
 
 def open_decoder(weights, slots=70):
     keys, values = ([torch.zeros(slots, 1, 32, 32).bfloat16() for _ in range(2)] for _ in range(2))
-    return Decoder(weights, keys, values), keys, values
+    return Decoder(weights, Slots(keys, values, weights.heads)), keys, values
 
 
 def inputs(n):
@@ -142,7 +144,7 @@ def test_the_bias_of_a_column_is_its_own_in_every_panel(weights):
     # The values of the first layer by plain torch; they stand behind 72 columns of queries and keys, in a second panel.
     decoder, _, values = open_decoder(weights)
     decoder.logits(torch.tensor([5]), torch.tensor([4]))
-    h_D = rms_norm(weights.embedding_VD[5], torch.ones(D), 1e-5).bfloat16().float()
+    h_D = rms_norm(noise(V, D, seed=1, scale=1.0)[5], torch.ones(D), 1e-5).bfloat16().float()
     weight_CD, bias_C = noise(HEADS.columns, D, seed=10).bfloat16(), weights.layers[0].qkv.bias_O
     expected_K = (h_D @ weight_CD.float().T + bias_C.float())[-K:]
     torch.testing.assert_close(values[0][0, 0, 4, :K].float(), expected_K, atol=0.02, rtol=0.01)
@@ -159,35 +161,6 @@ def test_what_lies_beyond_a_position_is_not_read(weights):
     assert torch.equal(decoder.logits(token_S, position_S), clean_SV)
 
 
-@pytest.mark.parametrize("n_threads", [1, 3])
-@pytest.mark.parametrize("has_norm", [False, True])
-def test_slots_are_filled_with_turned_keys_and_values_of_their_prompt_alone(has_norm, n_threads):
-    heads = Heads(4, 2, 24, 1.0, 1e-6)
-    qkv_NC = noise(5, heads.columns, seed=0, scale=1.0).bfloat16()
-    angle_TK = noise(POSITIONS, 12, seed=1).repeat(1, 2)
-    norm_K = noise(24, seed=2) + 1 if has_norm else None
-    keys, values = (torch.zeros(5, 2, POSITIONS, 32).bfloat16() for _ in range(2))
-    torch.set_num_threads(n_threads)
-    try:
-        fill_slots(
-            Projections(qkv_NC, heads, angle_TK.cos(), angle_TK.sin(), norm_K), [3, 2], [[4, 1], [2]], keys, values
-        )
-    finally:
-        torch.set_num_threads(1)
-    plain_GNK = qkv_NC.float().view(5, 8, 24)[:, 4:6].transpose(0, 1)
-    plain_GNK = plain_GNK if norm_K is None else rms_norm(plain_GNK, norm_K, 1e-6)
-    position_N = torch.tensor([0, 1, 2, 0, 1])
-    key_GNK = rotate(plain_GNK, angle_TK.cos()[position_N], angle_TK.sin()[position_N])
-    value_GNK = qkv_NC.view(5, 8, 24)[:, 6:].transpose(0, 1)
-    for slot, span in ((4, slice(0, 3)), (1, slice(0, 3)), (2, slice(3, 5))):
-        n = span.stop - span.start
-        torch.testing.assert_close(keys[slot, :, :n, :24].float(), key_GNK[:, span], atol=1e-2, rtol=2**-8)
-        assert torch.equal(values[slot, :, :n, :24], value_GNK[:, span])
-        assert keys[slot, :, n:].eq(0).all() and values[slot, :, n:].eq(0).all()
-    for buffer in (keys, values):
-        assert buffer[..., 24:].eq(0).all() and buffer[[0, 3]].eq(0).all()
-
-
 def test_buffers_that_cannot_be_read_are_refused(weights):
     for shape, words in [
         ((2, 1, 32, 24), "another model"),
@@ -195,6 +168,6 @@ def test_buffers_that_cannot_be_read_are_refused(weights):
         ((2, 1, 24, 32), "length"),
     ]:
         with pytest.raises(AssertionError, match=words):
-            Decoder(weights, *[[torch.zeros(shape).bfloat16()] * 2] * 2)
+            Slots(*[[torch.zeros(shape).bfloat16()] * 2] * 2, weights.heads)
     with pytest.raises(AssertionError, match="71 rows, but 70 slots"):
         open_decoder(weights)[0].logits(*inputs(71))

@@ -12,7 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tutelage.model.attention import Packed
 from tutelage.native import memory
-from tutelage.native.decode import Projections, fill_slots
+from tutelage.native.forward import Into
+from tutelage.native.kernels import Heads
+from tutelage.native.slots import Slots
 
 ROUND = 32  # read lengths are rounded up to this, so that few shapes occur
 
@@ -35,6 +37,17 @@ class SlotCache:
         self.capacity = capacity  # positions a slot can hold
         self.keys: list[Tensor] = []  # [S, G, T, D] a layer
         self.values: list[Tensor] = []
+        self.native: Slots | None = None  # the same buffers, if the kernels fill them
+
+    def open_native(self, n_layers: int, heads: Heads) -> Slots:
+        """All buffers as the kernels want them, made when they are first asked for."""
+        if self.native is None:
+            is_padded = heads.slot_width > heads.width  # by columns that stay 0
+            like = torch.empty(0, dtype=torch.bfloat16)
+            for layer in range(n_layers):
+                self.open(layer, heads.groups, heads.slot_width, like, clear=is_padded)
+            self.native = Slots(self.keys, self.values, heads)
+        return self.native
 
     def open(self, layer: int, groups: int, width: int, like: Tensor, *, clear: bool) -> tuple[Tensor, Tensor]:
         """The buffers of a layer, made when they are first asked for.
@@ -82,15 +95,16 @@ class PrefillLayout:
         self.packed, self._cache, self._slots = packed, cache, slots
         self._n_layers = 0
 
-    def keep(self, layer: int, projections: Projections) -> None:
-        """For who computes attention without asking this layout for it."""
-        heads = projections.heads
-        is_padded = heads.slot_width > heads.width  # by columns that stay 0
-        buffers = self._open(layer, heads.groups, heads.slot_width, projections.qkv_NC, clear=is_padded)
-        fill_slots(projections, self.packed.lengths, self._slots, *buffers)
+    def into(self, n_layers: int, heads: Heads) -> Into:
+        """For who computes all layers without asking this layout for attention."""
+        return Into(self._cache.open_native(n_layers, heads), self._slots)
 
     def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
-        keys, values = self._open(layer, len(key_GND), key_GND.shape[2], value_GND, clear=True)
+        assert layer == self._n_layers, (
+            f"layer {layer} ran after {self._n_layers} layers: the model skips or repeats one"
+        )
+        self._n_layers += 1
+        keys, values = self._cache.open(layer, len(key_GND), key_GND.shape[2], value_GND, clear=True)
         start = 0
         for length, slots in zip(self.packed.lengths, self._slots, strict=True):
             span = slice(start, start + length)
@@ -98,13 +112,6 @@ class PrefillLayout:
                 keys[slot, :, :length], values[slot, :, :length] = key_GND[:, span], value_GND[:, span]
             start += length
         return self.packed.attend(layer, query_HND, key_GND, value_GND, scaling)
-
-    def _open(self, layer: int, groups: int, width: int, like: Tensor, *, clear: bool) -> tuple[Tensor, Tensor]:
-        assert layer == self._n_layers, (
-            f"layer {layer} ran after {self._n_layers} layers: the model skips or repeats one"
-        )
-        self._n_layers += 1
-        return self._cache.open(layer, groups, width, like, clear=clear)
 
 
 class DecodeLayout:

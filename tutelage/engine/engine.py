@@ -16,7 +16,7 @@ from tutelage.engine.steps import Steps
 from tutelage.errors import ConfigError, DataError
 from tutelage.model.attention import Packed
 from tutelage.model.causal import CausalModel
-from tutelage.native.decode import POSITIONS
+from tutelage.native.slots import POSITIONS
 from tutelage.stopwatch import OFF, Watch
 
 Precision = Literal["fp32", "bf16"]

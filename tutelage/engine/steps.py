@@ -46,7 +46,8 @@ class Steps:
     def _open(self) -> Decoder | None:
         """Not before the first prompt, with which the buffers come."""
         if not self._is_open:
-            self._decoder, self._is_open = self._model.decoder(self._cache.keys, self._cache.values), True
+            slots, self._is_open = self._cache.native, True
+            self._decoder = None if slots is None else self._model.decoder(slots)
         return self._decoder
 
 

@@ -16,7 +16,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tutelage.errors import ModelError
 from tutelage.model.alike import Family, families
-from tutelage.native.decode import Projections
+from tutelage.native.forward import Into
+from tutelage.native.kernels import Heads
 
 NAME = "tutelage"
 
@@ -172,4 +173,4 @@ class KeepingLayout(Protocol):
     packed: Packed
 
     def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor: ...
-    def keep(self, layer: int, projections: Projections) -> None: ...
+    def into(self, n_layers: int, heads: Heads) -> Into: ...

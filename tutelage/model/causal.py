@@ -5,7 +5,6 @@ knows which architecture it is.
 B sequences, T tokens, N packed tokens, M chosen positions, V vocabulary, D width.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from tutelage.model.attention import Layout, Packed
 from tutelage.model.fused import Trunk, can_fuse, is_fusable
 from tutelage.model.logits import chosen_logp
 from tutelage.native.decode import Decoder
+from tutelage.native.slots import Slots
 
 
 class CausalModel(nn.Module):
@@ -57,14 +57,9 @@ class CausalModel(nn.Module):
         """Whether bf16 passes run on the native kernels, and so faster than float32 ones."""
         return is_fusable(self.hf)
 
-    def decoder(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Decoder | None:
-        """What decodes quickly into the keys and values [slots, G, T, W] of each layer, with the weights of now.
-
-        None unless they are those of bf16 passes of a model with native kernels.
-        """
-        if not (all(x.dtype == torch.bfloat16 for x in (*keys, *values)) and self.is_fusable):
-            return None
-        return self._open_trunk().decoder(keys, values)
+    def decoder(self, slots: Slots) -> Decoder:
+        """What goes on in slots that a pass on the native kernels has filled, with the weights of now."""
+        return self._open_trunk().decoder(slots)
 
     def forget_copies(self) -> None:
         """For who has changed weights through `.data`, which the fused passes cannot see."""

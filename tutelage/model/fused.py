@@ -5,7 +5,7 @@ does not know (other kinds, other layouts) is left to `transformers`: `can_fuse`
 N packed tokens, M chosen positions, D width, V vocabulary, T positions, K head width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -17,11 +17,14 @@ from tutelage.model.attention import KeepingLayout, Layout, Packed
 from tutelage.model.effective_weight import EffectiveWeight, is_plain
 from tutelage.model.weight_cache import WeightCache
 from tutelage.native import kernels
-from tutelage.native.decode import Decoder, DecoderWeights, Projections
+from tutelage.native.decode import Decoder
+from tutelage.native.forward import forward
 from tutelage.native.head import head_logp
 from tutelage.native.kernels import Heads, Norm, Sequences
-from tutelage.native.layer import PARAMETERS, LayerWeights, last_norm, layer, layer_and_qkv
-from tutelage.native.linear import read_logits
+from tutelage.native.layer import PARAMETERS, LayerWeights, last_norm, layer
+from tutelage.native.linear import Paired, read_logits
+from tutelage.native.slots import Slots
+from tutelage.native.weights import DecoderWeights
 
 MOST_READ = 0.9  # share of a pass's rows
 
@@ -62,26 +65,19 @@ class Trunk:
         """Hidden states after the last norm, float32: of all tokens [N, D], or at the chosen positions [M, D]."""
         kind, packed = self._kind, packed_of(layout)
         assert packed is not None, "can_fuse has seen it"
-        keeping = layout if isinstance(layout, KeepingLayout) else None
-        rows, heads = self._rows(packed), kind.heads()
-        x_ND, y_ND = kind.embed(token_N, packed.position_N), None
+        rows = self._rows(packed)
         read_U, keep_M = rows_read(keep_M, len(token_N))
-        for i in range(len(kind.blocks)):
-            weights = kind.weights(self._cache, i)
-            only_U = read_U if i == len(kind.blocks) - 1 else None
-            if keeping is not None:
-                x_ND, y_ND, qkv_NC = layer_and_qkv(x_ND, y_ND, weights, rows, heads, only_U)
-                keeping.keep(i, Projections(qkv_NC, heads, rows.cos_TK, rows.sin_TK, weights.k_norm_K))
-            else:
-                x_ND, y_ND = layer(x_ND, y_ND, weights, rows, heads, self._parameters(i), only_U)
-        return last_norm(x_ND, y_ND, *kind.last_norm(), keep_M)
-
-    def _parameters(self, i: int) -> tuple[Tensor | None, ...]:
-        """In the order of `native.layer.PARAMETERS`."""
         if not torch.is_grad_enabled():
-            return ()
-        named = self._kind.parameters(i)
-        return tuple(named[name] if name in named else None for name in PARAMETERS)
+            into = layout.into(len(kind.blocks), kind.heads()) if isinstance(layout, KeepingLayout) else None
+            hidden_UD = forward(self._weights(None), token_N, rows, read_U=read_U, into=into)
+            return hidden_UD if keep_M is None else hidden_UD.index_select(0, keep_M)
+        x_ND, y_ND = kind.embed(token_N, packed.position_N), None
+        for i in range(len(kind.blocks)):
+            named = kind.parameters(i)
+            parameters = tuple(named[name] if name in named else None for name in PARAMETERS)
+            only_U = read_U if i == len(kind.blocks) - 1 else None
+            x_ND, y_ND = layer(x_ND, y_ND, kind.weights(self._cache, i), rows, kind.heads(), parameters, only_U)
+        return last_norm(x_ND, y_ND, *kind.last_norm(), keep_M)
 
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """Next-token logits [M, V], float32 but for passes with gradient."""
@@ -101,22 +97,25 @@ class Trunk:
             hidden_MD, weight_VD, head, turned, token_M, temperature=temperature, with_entropy=with_entropy
         )
 
-    def decoder(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Decoder:
-        """What decodes into these buffers [slots, G, T, W] bf16 a layer, with the weights of now."""
+    def decoder(self, slots: Slots) -> Decoder:
+        """What decodes in these slots, with the weights of now."""
+        self._turn_up_to(slots.capacity)
+        return Decoder(self._weights(self._cache.paired("head", [EffectiveWeight(self._head())])), slots)
+
+    def _weights(self, head: Paired | None) -> DecoderWeights:
+        """Those of now."""
         kind = self._kind
-        self._turn_up_to(keys[0].shape[2])
         weight_D, bias_D, eps = kind.last_norm()
-        weights = DecoderWeights(
+        return DecoderWeights(
             kind.embedding.weight.detach(),
             None if kind.place_PD is None else kind.place_PD.detach(),
             [kind.weights(self._cache, i) for i in range(len(kind.blocks))],
             Norm(weight_D.detach(), None if bias_D is None else bias_D.detach(), eps),
-            self._cache.paired("head", [EffectiveWeight(self._head())]),
+            head,
             kind.heads(),
             self._cos_TK,
             self._sin_TK,
         )
-        return Decoder(weights, keys, values)
 
     def _head(self) -> Tensor:
         head: Any = self.hf.get_output_embeddings()

@@ -19,9 +19,10 @@ SWITCH = "TUTELAGE_NATIVE"
 HERE = Path(__file__).parent
 SOURCES = (
     "prepare.cpp", "crew.cpp", "norm.cpp", "linear.cpp", "attention.cpp", "head.cpp", "weight_gradient.cpp",
-    "decode.cpp",
+    "decode.cpp", "forward.cpp",
 )  # fmt: skip
-HEADERS = ("number.h", "crew.h", "tile.h", "linear.h", "rotate.h", "draw.h", "gelu.h", "norm.h")
+HEADERS = ("number.h", "crew.h", "tile.h", "linear.h", "rotate.h", "draw.h", "gelu.h", "norm.h", "attention.h",
+           "decoder.h")  # fmt: skip
 PLAIN = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fopenmp-simd", "-march=native")
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8") if platform.machine() == "x86_64" else ()

@@ -12,7 +12,6 @@
 #include "linear.h"
 
 static const long ROWS = 128;  // of a part: enough to use a weight often, few enough to stay in the cache
-static const long FEW = 32;    // whose panel stays in the nearest cache
 static const long WIDE = 256;  // columns whose slopes are multiplied on together, while they are in the cache
 
 // What is known of a row of logits * inverse_temperature after some of its panels, each lane for every 16th column: the
@@ -80,35 +79,29 @@ static inline void slope_panel(const float* logit, bf16* slope, long first, long
     narrow_all(slope + first, part, count);
 }
 
-// done(row, first column, how many, logits) for each panel from column `begin` to `end` of each of m rows of x; logits
-// beyond the last column: -inf.
-template <class F>
-static void each_panel(const Linear& head, const bf16* x, long begin, long end, long m, float* sums, F done) {
-    const long in = padded(head.in);
-    for (long first = begin; first < end; first += PANEL)
-        for (long i = 0; i < m; i += FEW) {
-            const long n = m - i < FEW ? m - i : FEW;
-            const long count = panel(head, first, head.out, x + i * in, whole_steps(n), sums, i == 0);
-            for (long k = 0; k < n; k++) {
-                float* logit = sums + k * PANEL;
-                for (long j = count; j < PANEL; j++) logit[j] = -INFINITY;
-                done(i + k, first, count, logit);
-            }
-        }
-}
-
-// work(first row, how many, these rows of x[n, in] as `panel` reads them, room for sums) for parts of the rows, which the
-// threads share; beside: bytes of scratch that it takes besides.
+// work(first row, how many, these rows of x[n, in] as `each_panel` reads them, room for sums) for parts of the rows, which
+// the threads share; beside: bytes of scratch that it takes besides.
 template <class F>
 static void share_rows(const Linear& head, const bf16* x, long n, long beside, int n_threads, F work) {
     share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
         const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
-        scratch.reset(ROWS * padded(head.in) * 2 + FEW * PANEL * 4 + beside + 256);
+        scratch.reset(ROWS * padded(head.in) * 2 + sums_bytes(1) + beside + 256);
         bf16* buffer = scratch.take<bf16>(ROWS * padded(head.in));
-        float* sums = scratch.take<float>(FEW * PANEL);
+        float* sums = scratch.take<float>(2 * SUMS);
         work(first, m, whole_rows(buffer, x + first * head.in, m, head.in), sums);
     });
 }
+
+// One row of a panel of logits, with -inf beyond the last column.
+struct Logits {
+    float padded[PANEL];
+    const float* at;
+    Logits(const float* sum, long count) : at(sum) {
+        if (count == PANEL) return;
+        for (long j = 0; j < PANEL; j++) padded[j] = j < count ? sum[j] : -INFINITY;
+        at = padded;
+    }
+};
 
 extern "C" {
 
@@ -118,13 +111,14 @@ void head_forward(const Linear* head, const bf16* x, const int64_t* token, float
     share_rows(*head, x, n, ROWS * sizeof(Seen), n_threads, [&](long start, long m, const bf16* rows, float* sums) {
         Seen* seen = scratch.take<Seen>(ROWS);
         for (long i = 0; i < m; i++) begin(seen[i]);
-        each_panel(*head, rows, 0, head->out, m, sums, [&](long i, long first, long count, const float* logit) {
+        each_panel({head}, 0, head->out, rows, m, sums, [&](long first, long count, long i, const float* sum) {
+            const Logits logit(sum, count);
             if (entropy)
-                take_in<true>(seen[i], logit, inverse_temperature);
+                take_in<true>(seen[i], logit.at, inverse_temperature);
             else
-                take_in<false>(seen[i], logit, inverse_temperature);
+                take_in<false>(seen[i], logit.at, inverse_temperature);
             const long at = token[start + i] - first;
-            if (at >= 0 && at < count) seen[i].chosen = logit[at];
+            if (at >= 0 && at < count) seen[i].chosen = sum[at];
         });
         for (long i = 0; i < m; i++)
             read_row(seen[i], inverse_temperature, logp + start + i, norm + start + i, entropy ? entropy + start + i : nullptr);
@@ -141,10 +135,10 @@ void head_backward(const Linear* head, const Linear* turned, const bf16* x, cons
         float* total = scratch.take<float>(ROWS * in);
         for (long begin = 0; begin < v; begin += WIDE) {
             const long end = begin + WIDE < v ? begin + WIDE : v;
-            each_panel(*head, rows, begin, end, m, sums, [&](long i, long first, long count, const float* logit) {
-                count = v - first < PANEL ? v - first : PANEL;
-                slope_panel(logit, slope + (start + i) * step, first, count, token[start + i], norm[start + i],
-                            grad[start + i], inverse_temperature);
+            each_panel({head}, begin, end, rows, m, sums, [&](long first, long count, long i, const float* sum) {
+                const Logits logit(sum, count);
+                slope_panel(logit.at, slope + (start + i) * step, first, v - first < PANEL ? v - first : PANEL,
+                            token[start + i], norm[start + i], grad[start + i], inverse_temperature);
             });
             if (turned)
                 product(total, in, slope + start * step + begin, step, turned->weight + begin * 16, v * 16, whole_steps(m), in,
@@ -158,8 +152,8 @@ void head_backward(const Linear* head, const Linear* turned, const bf16* x, cons
 void head_logits(const Linear* head, const bf16* x, float* logits, long n, int n_threads) {
     const long v = head->out;
     share_rows(*head, x, n, 0, n_threads, [&](long start, long m, const bf16* rows, float* sums) {
-        each_panel(*head, rows, 0, v, m, sums, [&](long i, long first, long count, const float* logit) {
-            std::memcpy(logits + (start + i) * v + first, logit, count * 4);
+        each_panel({head}, 0, v, rows, m, sums, [&](long first, long count, long i, const float* sum) {
+            std::memcpy(logits + (start + i) * v + first, sum, count * 4);
         });
     });
 }

@@ -79,16 +79,7 @@ def layer(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x_ND, y_ND, *parameters)):
         out: tuple[Tensor, Tensor] = _Layer.apply(x_ND, y_ND, weights, rows, heads, only_M, *parameters)  # type: ignore[no-untyped-call]
         return out
-    return layer_and_qkv(x_ND, y_ND, weights, rows, heads, only_M)[:2]
-
-
-def layer_and_qkv(
-    x_ND: Tensor, y_ND: Tensor | None, weights: LayerWeights, rows: Sequences, heads: Heads,
-    only_M: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`layer` without gradient, and the projections [N, C] that its attention read."""
-    x_MD, y_MD, kept = _forward(x_ND, y_ND, weights, rows, heads, only_M, keep=False)
-    return x_MD, y_MD, kept.qkv_NC
+    return _forward(x_ND, y_ND, weights, rows, heads, only_M, keep=False)[:2]
 
 
 def _forward(

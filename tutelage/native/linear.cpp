@@ -16,14 +16,16 @@ static const long PAIRED = 64;   // rows of a weight in a part
 // The gradient of one row of silu(gate) * up, `slope` -> that of gate and up, and silu(gate) * up once more.
 static inline void gate_row_backward(const float* slope, const bf16* gate, const bf16* up, bf16* grad_gate, bf16* grad_up,
                                      bf16* hidden, long count) {
-    for (long j = 0; j < count; j += 16) {
-        const long n = count - j;
-        const Floats s = *(const Floats*)(slope + j), g = widen_16(load_16(gate + j, n)), u = widen_16(load_16(up + j, n));
-        const Floats open = sigmoid(g), silu = g * open;
-        store_16(hidden + j, narrow_16(silu * u), n);
-        store_16(grad_up + j, narrow_16(s * silu), n);
-        store_16(grad_gate + j, narrow_16(s * u * (open + silu * (1.0f - open))), n);
-    }
+    columns_of(count, [&](long all) {
+        for (long j = 0; j < all; j += 16) {
+            const long n = all - j;
+            const Floats s = *(const Floats*)(slope + j), g = widen_16(load_16(gate + j, n)), u = widen_16(load_16(up + j, n));
+            const Floats open = sigmoid(g), silu = g * open;
+            store_16(hidden + j, narrow_16(silu * u), n);
+            store_16(grad_up + j, narrow_16(s * silu), n);
+            store_16(grad_gate + j, narrow_16(s * u * (open + silu * (1.0f - open))), n);
+        }
+    });
 }
 
 // The gradient of one row of gelu(x), `slope` -> that of x, and gelu(x) once more.
@@ -44,15 +46,17 @@ static inline void gelu_row_backward(Activation kind, const float* slope, const 
     narrow_all(grad, of_x, count);
 }
 
-// work(first row, how many, these rows of x[n, in] as `panel` reads them, room for the sums of two panels) for each part.
-template <class F>
-static void share_blocks(const bf16* x, long n, long in, int n_threads, F work) {
+// done(first column, how many, row, sums) for each row of each panel of x[n, in] W^T, of some layers alike.
+template <long LAYERS, class F>
+static void share_rows(const Linear* const (&layers)[LAYERS], const bf16* x, long n, int n_threads, F done) {
+    const long in = layers[0]->in;
     share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
         const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
-        scratch.reset(ROWS * (padded(in) * 2 + 2 * PANEL * 4) + 128);
+        scratch.reset(ROWS * padded(in) * 2 + sums_bytes(LAYERS) + 64);
         bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
-        float* sums = scratch.take<float>(2 * ROWS * PANEL);
-        work(first, m, whole_rows(buffer, x + first * in, m, in), sums);
+        each_panel(layers, 0, layers[0]->out, whole_rows(buffer, x + first * in, m, in), m,
+                   scratch.take<float>(2 * LAYERS * SUMS),
+                   [&](long j, long count, long row, const float* sum) { done(j, count, first + row, sum); });
     });
 }
 
@@ -60,80 +64,58 @@ extern "C" {
 
 // x[n, in] -> out[n, out].
 void linear(const Linear* layer, const bf16* x, bf16* out, long n, int n_threads) {
-    share_blocks(x, n, layer->in, n_threads, [&](long first, long m, const bf16* rows, float* sums) {
-        apply(*layer, rows, out + first * layer->out, layer->out, m, whole_steps(m), sums);
+    share_rows({layer}, x, n, n_threads, [&](long j, long count, long row, const float* sum) {
+        bf16* to = out + row * layer->out + j;
+        fetch_panel_to_write(to);
+        narrow_sums(*layer, j, sum, to, count);
     });
 }
 
 // x[n, in] -> out[n, f], and gate_up[n, 2 f] (unless null): gates, then ups.
 void gated(const Linear* gate, const Linear* up, const bf16* x, bf16* gate_up, bf16* out, long n, int n_threads) {
-    const long f = gate->out, in = gate->in;
-    share_blocks(x, n, in, n_threads, [&](long start, long m, const bf16* block, float* sums) {
-        float* ups = sums + ROWS * PANEL;
-        for (long first = 0; first < f; first += PANEL) {
-            const long count = panel(*gate, first, f, block, whole_steps(m), sums);
-            panel(*up, first, f, block, whole_steps(m), ups);
-            for (long i = 0; i < m; i++) {
-                bf16 unkept[2 * PANEL], *to = out + (start + i) * f + first;
-                bf16* kept_gate = gate_up ? gate_up + (start + i) * 2 * f + first : unkept;
-                bf16* kept_up = gate_up ? kept_gate + f : unkept + PANEL;
-                fetch_panel_to_write(to);
-                if (gate_up) fetch_panel_to_write(kept_gate), fetch_panel_to_write(kept_up);
-                gate_row(sums + i * PANEL, ups + i * PANEL, to, kept_gate, kept_up, count);
-            }
-        }
+    const long f = gate->out;
+    share_rows({gate, up}, x, n, n_threads, [&](long j, long count, long row, const float* sum) {
+        bf16 unkept[2 * PANEL], *to = out + row * f + j;
+        bf16* kept_gate = gate_up ? gate_up + row * 2 * f + j : unkept;
+        bf16* kept_up = gate_up ? kept_gate + f : unkept + PANEL;
+        fetch_panel_to_write(to);
+        if (gate_up) fetch_panel_to_write(kept_gate), fetch_panel_to_write(kept_up);
+        gate_row(sum, sum + SUMS, to, kept_gate, kept_up, count);
     });
 }
 
 // grad[n, out], of a layer on silu(gate) * up, and that layer turned -> grad_gate_up[n, 2 f] and hidden[n, f].
 void gated_backward(const Linear* turned, const bf16* grad, const bf16* gate_up, bf16* grad_gate_up, bf16* hidden, long n,
                     int n_threads) {
-    const long f = turned->out, in = turned->in;
-    share_blocks(grad, n, in, n_threads, [&](long start, long m, const bf16* block, float* sums) {
-        for (long first = 0; first < f; first += PANEL) {
-            const long count = panel(*turned, first, f, block, whole_steps(m), sums);
-            for (long i = 0; i < m; i++) {
-                const bf16* gate = gate_up + (start + i) * 2 * f + first;
-                bf16* grad_gate = grad_gate_up + (start + i) * 2 * f + first;
-                bf16* to = hidden + (start + i) * f + first;
-                fetch_panel(gate), fetch_panel(gate + f);
-                fetch_panel_to_write(grad_gate), fetch_panel_to_write(grad_gate + f), fetch_panel_to_write(to);
-                gate_row_backward(sums + i * PANEL, gate, gate + f, grad_gate, grad_gate + f, to, count);
-            }
-        }
+    const long f = turned->out;
+    share_rows({turned}, grad, n, n_threads, [&](long j, long count, long row, const float* sum) {
+        const bf16* gate = gate_up + row * 2 * f + j;
+        bf16 *grad_gate = grad_gate_up + row * 2 * f + j, *to = hidden + row * f + j;
+        fetch_panel(gate), fetch_panel(gate + f);
+        fetch_panel_to_write(grad_gate), fetch_panel_to_write(grad_gate + f), fetch_panel_to_write(to);
+        gate_row_backward(sum, gate, gate + f, grad_gate, grad_gate + f, to, count);
     });
 }
 
 // x[n, in] -> out[n, f] = gelu(x W^T + bias), and kept[n, f] (unless null), what it is of.
 void activated(const Linear* layer, int kind, const bf16* x, bf16* kept, bf16* out, long n, int n_threads) {
-    const long f = layer->out, in = layer->in;
-    share_blocks(x, n, in, n_threads, [&](long start, long m, const bf16* block, float* sums) {
-        for (long first = 0; first < f; first += PANEL) {
-            const long count = panel(*layer, first, f, block, whole_steps(m), sums);
-            for (long i = 0; i < m; i++) {
-                bf16 unkept[PANEL], *to = out + (start + i) * f + first;
-                bf16* held = kept ? kept + (start + i) * f + first : unkept;
-                fetch_panel_to_write(to);
-                if (kept) fetch_panel_to_write(held);
-                gelu_row(*layer, Activation(kind), first, sums + i * PANEL, to, held, count);
-            }
-        }
+    const long f = layer->out;
+    share_rows({layer}, x, n, n_threads, [&](long j, long count, long row, const float* sum) {
+        bf16 unkept[PANEL], *to = out + row * f + j, *held = kept ? kept + row * f + j : unkept;
+        fetch_panel_to_write(to);
+        if (kept) fetch_panel_to_write(held);
+        gelu_row(*layer, Activation(kind), j, sum, to, held, count);
     });
 }
 
 // grad[n, out], of a layer on gelu(kept), and that layer turned -> grad_kept[n, f] and hidden[n, f] = gelu(kept).
 void activated_backward(const Linear* turned, int kind, const bf16* grad, const bf16* kept, bf16* grad_kept, bf16* hidden,
                         long n, int n_threads) {
-    const long f = turned->out, in = turned->in;
-    share_blocks(grad, n, in, n_threads, [&](long start, long m, const bf16* block, float* sums) {
-        for (long first = 0; first < f; first += PANEL) {
-            const long count = panel(*turned, first, f, block, whole_steps(m), sums);
-            for (long i = 0; i < m; i++) {
-                const long at = (start + i) * f + first;
-                fetch_panel(kept + at), fetch_panel_to_write(grad_kept + at), fetch_panel_to_write(hidden + at);
-                gelu_row_backward(Activation(kind), sums + i * PANEL, kept + at, grad_kept + at, hidden + at, count);
-            }
-        }
+    const long f = turned->out;
+    share_rows({turned}, grad, n, n_threads, [&](long j, long count, long row, const float* sum) {
+        const long at = row * f + j;
+        fetch_panel(kept + at), fetch_panel_to_write(grad_kept + at), fetch_panel_to_write(hidden + at);
+        gelu_row_backward(Activation(kind), sum, kept + at, grad_kept + at, hidden + at, count);
     });
 }
 

@@ -32,54 +32,114 @@ static inline const bf16* whole_rows(bf16* buffer, const bf16* x, long n, long w
     return buffer;
 }
 
-// The sums of columns `first` to `end`, at most PANEL of them, of x W^T; returns how many of them are real. asks: whether
-// the weights of the next panel are asked for on the way, which one of several calls for the same panel should do.
-static inline long panel(const Linear& layer, long first, long end, const bf16* x, long rows, float* sums,
-                         bool asks = true) {
-    const long in = padded(layer.in), left = padded(end) - first, real = (end < layer.out ? end : layer.out) - first;
-    const bf16 *weight = layer.weight + first * in, *ahead = asks && left >= 2 * PANEL ? weight + PANEL * in : nullptr;
-    product(sums, PANEL, x, in, weight, in * 16, rows, left < PANEL ? left : PANEL, in, false, ahead);
-    return real < PANEL ? real : PANEL;
+// Memory that is read next, of which a few lines are asked for at a time: it is slower than the products, and can be asked for
+// only so many lines at once.
+struct Ahead {
+    const bf16* next = nullptr;
+    long lines = 0;  // of 64 bytes, at a time
+    void ask() {
+        for (long i = 0; i < lines; i++) __builtin_prefetch(next + i * 32, 0, 2);
+        next += lines * 32;
+    }
+};
+
+// Sums of rows of a panel, which are yet to be handed on one by one.
+struct Sums {
+    const float* sum = nullptr;
+    long first = 0, count = 0, row = 0, n = 0;  // the first column, how many, the next row, how many more
+};
+
+static const long FEW = 32;            // rows that are multiplied together: they stay in the nearest cache
+static const long SUMS = FEW * PANEL;  // numbers from the sums of one layer to those of the next
+static const long GROUP = 80 << 10;    // numbers of a weight that all rows at hand are multiplied by before the next ones
+
+// Room for the sums of `layers` layers: some are handed on while others are made.
+static inline long sums_bytes(long layers) { return 2 * layers * SUMS * 4 + 64; }
+
+// Columns of a layer with `in` inputs that are a group.
+static inline long group_of(long in) { return GROUP / in > PANEL ? GROUP / in / PANEL * PANEL : PANEL; }
+
+// The weights of the group behind the columns `first` to `end` of those up to `last`, to be asked for at each step of the
+// products of n rows by this one.
+static inline Ahead group_after(const Linear& layer, long first, long end, long last, long n) {
+    const long in = padded(layer.in), left = last - end, wide = end - first, steps = (n + FEW - 1) / FEW * (wide / 32) * (in / 32);
+    if (left <= 0) return {};
+    return {layer.weight + end * in, ((left < wide ? left : wide) * in / 32 + steps - 1) / steps};
+}
+
+// done(first column, how many, row, sums) for each row of each panel, from column `first` to `end`, of x W^T for the n rows
+// of x and one or more layers alike, whose sums lie SUMS apart. A few rows at a time, which stay in the nearest cache, meet a
+// group of columns, which stays in the next one. Handing on one panel goes on beside the products of the next.
+template <long LAYERS, class F>
+static inline void each_panel(const Linear* const (&layers)[LAYERS], long first, long end, const bf16* x, long n, float* sums,
+                              F done) {
+    const long in = padded(layers[0]->in), whole = padded(end), group = group_of(in);
+    const long real = end < layers[0]->out ? end : layers[0]->out;
+    Sums last;
+    bool is_second = false;
+    const auto hand_on = [&](long rows) {
+        for (; rows > 0 && last.n > 0; rows--, last.n--, last.row++, last.sum += PANEL)
+            done(last.first, last.count, last.row, last.sum);
+    };
+    for (long g = first; g < whole; g += group) {
+        const long stop = g + group < whole ? g + group : whole;
+        Ahead ahead[LAYERS];
+        for (long l = 0; l < LAYERS; l++) ahead[l] = group_after(*layers[l], g, stop, whole, n);
+        for (long row = 0; row < n; row += FEW)
+            for (long j = g; j < stop; j += PANEL, is_second = !is_second) {
+                const long m = n - row < FEW ? n - row : FEW, steps = LAYERS * (PANEL / 32) * (in / 32), each = (last.n + steps - 1) / steps;
+                float* mine = sums + is_second * LAYERS * SUMS;
+                for (long l = 0; l < LAYERS; l++)
+                    product(mine + l * SUMS, PANEL, x + row * in, in, layers[l]->weight + j * in, in * 16, whole_steps(m), PANEL,
+                            in, false, [&, l] {
+                                ahead[l].ask();
+                                hand_on(each);
+                            });
+                hand_on(last.n);
+                last = {mine, j, real - j < PANEL ? real - j : PANEL, row, m};
+            }
+    }
+    hand_on(last.n);
+}
+
+// work(count), compiled once more for whole panels, which nearly all are.
+template <class F>
+static inline void columns_of(long count, F work) {
+    if (count == PANEL)
+        work(PANEL);
+    else
+        work(count);
 }
 
 // sum + bias -> bf16, of `count` columns of a row from column `first` on.
-static inline void narrow_sums(const Linear& layer, long first, float* sum, bf16* to, long count) {
-    if (layer.bias) {
+static inline void narrow_sums(const Linear& layer, long first, const float* sum, bf16* to, long count) {
+    if (!layer.bias) return columns_of(count, [&](long n) { narrow_all(to, sum, n); });
+    float moved[PANEL];
 #pragma omp simd
-        for (long j = 0; j < count; j++) sum[j] += widen(layer.bias[first + j]);
-    }
-    narrow_all(to, sum, count);
-}
-
-// out[n, step] = x W^T + bias in bf16. rows: n up to a multiple of ROW_STEP.
-static inline void apply(const Linear& layer, const bf16* x, bf16* out, long step, long n, long rows, float* sums) {
-    for (long first = 0; first < layer.out; first += PANEL) {
-        const long count = panel(layer, first, layer.out, x, rows, sums);
-        for (long i = 0; i < n; i++) {
-            bf16* to = out + i * step + first;
-            fetch_panel_to_write(to);
-            narrow_sums(layer, first, sums + i * PANEL, to, count);
-        }
-    }
+    for (long j = 0; j < count; j++) moved[j] = sum[j] + widen(layer.bias[first + j]);
+    narrow_all(to, moved, count);
 }
 
 // gelu of one row of sums plus bias, after these were rounded, which is also what is kept.
-static inline void gelu_row(const Linear& layer, Activation kind, long first, float* sum, bf16* out, bf16* kept, long count) {
-    float value[PANEL];
+static inline void gelu_row(const Linear& layer, Activation kind, long first, const float* sum, bf16* out, bf16* kept,
+                            long count) {
+    float value[PANEL], rounded[PANEL];
     narrow_sums(layer, first, sum, kept, count);
 #pragma omp simd
-    for (long j = 0; j < count; j++) sum[j] = widen(kept[j]);
-    gelu_all(kind, sum, value, count);
+    for (long j = 0; j < count; j++) rounded[j] = widen(kept[j]);
+    gelu_all(kind, rounded, value, count);
     narrow_all(out, value, count);
 }
 
 // silu(gate) * up of one row of sums, after both were rounded, which also is what is kept. Sums beyond the last are read.
 static inline void gate_row(const float* gate, const float* up, bf16* out, bf16* kept_gate, bf16* kept_up, long count) {
-    for (long j = 0; j < count; j += 16) {
-        const Halves g = narrow_16(*(const Floats*)(gate + j)), u = narrow_16(*(const Floats*)(up + j));
-        const Floats opened = widen_16(g);
-        store_16(kept_gate + j, g, count - j);
-        store_16(kept_up + j, u, count - j);
-        store_16(out + j, narrow_16(opened * sigmoid(opened) * widen_16(u)), count - j);
-    }
+    columns_of(count, [&](long n) {
+        for (long j = 0; j < n; j += 16) {
+            const Halves g = narrow_16(*(const Floats*)(gate + j)), u = narrow_16(*(const Floats*)(up + j));
+            const Floats opened = widen_16(g);
+            store_16(kept_gate + j, g, n - j);
+            store_16(kept_up + j, u, n - j);
+            store_16(out + j, narrow_16(opened * sigmoid(opened) * widen_16(u)), n - j);
+        }
+    });
 }

@@ -21,6 +21,8 @@ static inline Floats add_pairs(Floats sum, Lanes a, Lanes b) {
 #endif
 }
 
+// beside: called at each step, if at all. Tiles are multiplied while the processor does other work, which so takes no time.
+
 #if defined(__AMX_BF16__)
 
 static const long ROW_STEP = 16;  // the number of rows of A is a multiple of this
@@ -44,14 +46,10 @@ struct Tiles {
     ~Tiles() { _tile_loadconfig(before); }
 };
 
-// Asks for a tile of B, 16 lines.
-static inline void fetch_tile(const bf16* x) {
-    for (int line = 0; line < 16; line++) __builtin_prefetch(x + line * 32, 0, 2);
-}
-
 // 16 rows of A and 32 columns of B.
+template <class F>
 static inline void narrow_product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long k,
-                                  bool add, const bf16* ahead) {
+                                  bool add, F& beside) {
     if (add) {
         _tile_loadd(0, c, c_row * 4);
         _tile_loadd(1, c + 16, c_row * 4);
@@ -60,7 +58,7 @@ static inline void narrow_product(float* c, long c_row, const bf16* a, long a_ro
         _tile_zero(1);
     }
     for (long l = 0; l < k; l += 32) {
-        if (ahead) fetch_tile(ahead + l * 16), fetch_tile(ahead + b_block + l * 16);
+        beside();
         _tile_loadd(4, a + l, a_row * 2);
         _tile_loadd(6, b + l * 16, 64);
         _tile_loadd(7, b + b_block + l * 16, 64);
@@ -72,8 +70,9 @@ static inline void narrow_product(float* c, long c_row, const bf16* a, long a_ro
 }
 
 // 32 rows of A and 32 columns of B.
+template <class F>
 static inline void wide_product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long k,
-                                bool add, const bf16* ahead) {
+                                bool add, F& beside) {
     if (add) {
         _tile_loadd(0, c, c_row * 4);
         _tile_loadd(1, c + 16, c_row * 4);
@@ -86,7 +85,7 @@ static inline void wide_product(float* c, long c_row, const bf16* a, long a_row,
         _tile_zero(3);
     }
     for (long l = 0; l < k; l += 32) {
-        if (ahead) fetch_tile(ahead + l * 16), fetch_tile(ahead + b_block + l * 16);
+        beside();
         _tile_loadd(4, a + l, a_row * 2);
         _tile_loadd(5, a + 16 * a_row + l, a_row * 2);
         _tile_loadd(6, b + l * 16, 64);
@@ -103,18 +102,16 @@ static inline void wide_product(float* c, long c_row, const bf16* a, long a_row,
 }
 
 // b_block: numbers between two column blocks of B. a_row and c_row: numbers between two rows of A and of C.
-// ahead: laid out as B, what is multiplied next; it is asked for on the way, since memory is slower than the products.
+template <class F>
 static inline void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
-                           bool add, const bf16* ahead = nullptr) {
+                           bool add, F beside) {
     settle(a);
     for (long i = 0; i < m; i += 32)
-        for (long j = 0; j < n; j += 32) {
-            const bf16* next = ahead && i == 0 ? ahead + j / 16 * b_block : nullptr;
+        for (long j = 0; j < n; j += 32)
             if (m - i >= 32)
-                wide_product(c + i * c_row + j, c_row, a + i * a_row, a_row, b + j / 16 * b_block, b_block, k, add, next);
+                wide_product(c + i * c_row + j, c_row, a + i * a_row, a_row, b + j / 16 * b_block, b_block, k, add, beside);
             else
-                narrow_product(c + i * c_row + j, c_row, a + i * a_row, a_row, b + j / 16 * b_block, b_block, k, add, next);
-        }
+                narrow_product(c + i * c_row + j, c_row, a + i * a_row, a_row, b + j / 16 * b_block, b_block, k, add, beside);
     settle(c);
 }
 
@@ -127,9 +124,10 @@ struct Tiles {
     ~Tiles() {}
 };
 
+template <class F>
 static inline void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
-                           bool add, const bf16* ahead = nullptr) {
-    (void)ahead;
+                           bool add, F beside) {
+    (void)beside;  // nothing works by itself here
     for (long i = 0; i < m; i += 4)
         for (long j = 0; j < n; j += 16) {
             Floats sum[4] = {};
@@ -146,6 +144,11 @@ static inline void product(float* c, long c_row, const bf16* a, long a_row, cons
 }
 
 #endif
+
+static inline void product(float* c, long c_row, const bf16* a, long a_row, const bf16* b, long b_block, long m, long n, long k,
+                           bool add) {
+    product(c, c_row, a, a_row, b, b_block, m, n, k, add, [] {});
+}
 
 #define UP_TO_8(F) F(0), F(1), F(2), F(3), F(4), F(5), F(6), F(7)
 #define UP_TO_16(F) UP_TO_8(F), F(8), F(9), F(10), F(11), F(12), F(13), F(14), F(15)

@@ -16,7 +16,7 @@ from tutelage.model.load import load_causal
 from tutelage.model.lora import Adapter
 from tutelage.model.reward_model import RewardModel, load_reward
 from tutelage.model.value_model import PolicyWithValue, ValueModel
-from tutelage.native.decode import POSITIONS
+from tutelage.native.slots import POSITIONS
 from tutelage.reward.scorer import Scorer
 from tutelage.rounds.machines import AdapterReference, EngineSampler, FrozenReference
 from tutelage.rounds.memory_notice import n_parameters, n_trained, need_of_learner
