@@ -25,7 +25,6 @@ from world import WINDOW, open_world, random_ids
 
 from tutelage.engine.engine import Engine, EngineConfig
 from tutelage.engine.request import Request, SamplingConfig
-from tutelage.engine.scheduler import Running
 from tutelage.model.load import load_causal
 from tutelage.train.learner import has_fast_bf16
 
@@ -52,31 +51,31 @@ def serve(asked: dict[str, Any]) -> None:
             for n, (ids, length) in enumerate(zip(asked["prompts"], lengths, strict=True))
         ]
         clock = StepClock(lengths)
-        engine.generate(requests, SamplingConfig(max_new_tokens=longest), step=clock)
+        engine.generate(requests, SamplingConfig(max_new_tokens=longest), progress=clock)
         machine.synchronise()
-        return {"tokens": sum(lengths), **clock.steps_alone(len(requests))}
+        return {"tokens": sum(lengths), **clock.steps_alone()}
 
     take_turns(turn, {"what": "tutelage engine", "passes": precision, **machine.versions()})
 
 
 class StepClock:
-    """Times the decoding steps behind the first, where all samples have them in common."""
+    """Times the decoding steps, of which several come at a time, where all samples have them in common."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self._are_equal = len(set(lengths)) == 1
-        self._times: list[float] = []
+        self._told: list[tuple[float, int]] = []  # when, and how many tokens since the last time
 
-    def __call__(self, running: Sequence[Running]) -> None:
+    def __call__(self, drawn: int) -> None:
         if self._are_equal:
-            self._times.append(time.perf_counter())
+            self._told.append((time.perf_counter(), drawn))
 
-    def steps_alone(self, n: int) -> dict[str, float]:
-        """Tokens a second of n samples in the median step; only where all run from the first step to the last.
+    def steps_alone(self) -> dict[str, float]:
+        """Tokens a second in the median of the times behind the first, in which the prompts were computed, too.
 
         The rate of reading beside it is a median, too: neither counts a moment in which another took the core.
         """
-        taken = [later - earlier for earlier, later in pairwise(self._times)]
-        return {"step_tokens_s": n / statistics.median(taken)} if taken else {}
+        rates = [drawn / (now - before) for (before, _), (now, drawn) in pairwise(self._told)]
+        return {"step_tokens_s": statistics.median(rates)} if rates else {}
 
 
 def requests(n: int, prompt: int, new: int, vocabulary: int, lengths: str) -> tuple[list[list[int]], list[int]]:

@@ -4,6 +4,7 @@ S running sequences, G key heads, T positions a slot can hold, K head width, W p
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from tutelage.engine.request import SamplingConfig
 from tutelage.engine.sampling import draw, uniform
-from tutelage.native.decode import Decoder
+from tutelage.native.decode import Decoder, Draws
 from tutelage.native.kernels import Heads, Norm
 from tutelage.native.layer import LayerWeights
 from tutelage.native.linear import Paired, pair
@@ -59,53 +60,101 @@ def open_decoder(weights, slots=70):
 
 def inputs(n):
     g = torch.Generator().manual_seed(n)
-    return torch.randint(V, (n,), generator=g).numpy(), torch.randint(20, (n,), generator=g).numpy()
+    return torch.randint(V, (n,), generator=g), torch.randint(20, (n,), generator=g)
+
+
+def draws_of(token_S, position_S, *, limit=9, seed=0):
+    """Samples that have drawn one token, so that it stands at its position."""
+    n = len(token_S)
+    draws = Draws.of([1000 * seed + i for i in range(n)], position_S.tolist(), [limit] * n)
+    draws.token_RL[:, 0], draws.drawn_R[:] = token_S, 1
+    return draws
+
+
+def on_threads(n, call):
+    torch.set_num_threads(n)
+    try:
+        return call()
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
 @pytest.mark.parametrize("n", [1, 3, 17, 65])
 def test_it_draws_what_the_sampler_draws_from_the_same_logits(weights, n, temperature):
     token_S, position_S = inputs(n)
-    for seed in range(20):
-        uniform_S = uniform(np.arange(n, dtype=np.uint64), np.full(n, seed, dtype=np.uint64))
-        logits_SV = open_decoder(weights)[0].logits(token_S, position_S)
-        expected_S, logp_S = draw(logits_SV, uniform_S, SamplingConfig(temperature=temperature))
-        got_S, got_logp_S = open_decoder(weights)[0].draw(
-            token_S, position_S, uniform_S.numpy(), temperature=temperature
-        )
-        assert torch.equal(torch.from_numpy(got_S), expected_S)
-        torch.testing.assert_close(torch.from_numpy(got_logp_S), logp_S, atol=2e-6, rtol=1e-6)
-
-
-def test_the_ends_of_the_interval_draw_tokens_of_the_vocabulary(weights):
-    token_S, position_S = inputs(2)
-    ends_S = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     logits_SV = open_decoder(weights)[0].logits(token_S, position_S)
-    got_S, _ = open_decoder(weights)[0].draw(token_S, position_S, ends_S.numpy(), temperature=1.0)
-    assert torch.equal(torch.from_numpy(got_S), draw(logits_SV, ends_S, SamplingConfig())[0])
-    assert got_S.tolist() == [0, V - 1]
+    for seed in range(20):
+        draws = draws_of(token_S, position_S, seed=seed)
+        uniform_S = uniform(draws.seed_R, np.ones(n, dtype=np.uint64))
+        expected_S, logp_S = draw(logits_SV, uniform_S, SamplingConfig(temperature=temperature))
+        left = open_decoder(weights)[0].run(draws, np.arange(n), n, end_id=V, temperature=temperature, steps=1)
+        assert left == (n, n) and draws.drawn_R.tolist() == [2] * n
+        assert torch.equal(torch.from_numpy(draws.token_RL[:, 1]), expected_S)
+        torch.testing.assert_close(torch.from_numpy(draws.logp_RL[:, 1]), logp_S, atol=2e-6, rtol=1e-6)
 
 
-def test_what_a_step_gave_stays_when_the_next_one_is_made(weights):
-    token_S, position_S = inputs(3)
-    decoder = open_decoder(weights)[0]
-    given = [*decoder.draw(token_S, position_S, np.array([0.1, 0.5, 0.9]), temperature=1.0)]
-    logits_SV = decoder.logits(token_S, position_S)
-    kept = [x.copy() for x in given], logits_SV.clone()
-    decoder.draw((token_S + 1) % V, position_S, np.array([0.9, 0.1, 0.5]), temperature=1.0)
-    assert all((a == b).all() for a, b in zip(given, kept[0], strict=True)) and torch.equal(logits_SV, kept[1])
-    with pytest.raises(AssertionError, match="one position and one draw a row"):
-        decoder.draw(token_S, position_S[:1], np.zeros(3), temperature=1.0)
+def rollout(weights, n, *, steps, limits, end_id, n_threads=1, few=0):
+    """Runs n samples to their ends, or until few run; the draws, which samples ran in which slots after each call."""
+    token_S, position_S = inputs(n)
+    draws = draws_of(token_S, position_S % 7, limit=max(limits))
+    draws.limit_R[:] = limits
+    decoder, row_S, left, order, total = open_decoder(weights)[0], np.arange(n), n, [], n
+    while left > few:
+        call = partial(decoder.run, draws, row_S, left, end_id=end_id, temperature=1.0, steps=steps, few=few)
+        left, drawn = on_threads(n_threads, call)
+        total += drawn
+        order.append(row_S[:left].tolist())
+    assert total == draws.drawn_R.sum()
+    return draws, order
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("drawn_R", "token_RL", "logp_RL"))
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_many_steps_in_one_call_are_the_steps_one_by_one_and_a_sample_is_what_it_is_alone(weights, n_threads):
+    n = 40
+    limits = [2 + i % 9 for i in range(n)]
+    alone, order = rollout(weights, n, steps=1, limits=limits, end_id=7)
+    together, _ = rollout(weights, n, steps=100, limits=limits, end_id=7, n_threads=n_threads)
+    assert same(alone, together)
+    ends = [alone.token_RL[i, d - 1] for i, d in enumerate(alone.drawn_R)]
+    assert all(d == limits[i] or ends[i] == 7 for i, d in enumerate(alone.drawn_R))
+    assert 7 in ends and any(order[0] != sorted(order[0]) for _ in order)  # some ended early, and others moved
+    token_S, position_S = inputs(n)
+    for i in range(0, n, 7):
+        one = draws_of(token_S[i : i + 1], position_S[i : i + 1] % 7, limit=max(limits))
+        one.limit_R[:], one.seed_R[:] = limits[i], alone.seed_R[i]
+        open_decoder(weights)[0].run(one, np.arange(1), 1, end_id=7, temperature=1.0, steps=100)
+        assert all(
+            np.array_equal(x[0], y[i]) for x, y in ((one.token_RL, alone.token_RL), (one.logp_RL, alone.logp_RL))
+        )
+
+
+def test_a_run_ends_when_few_are_left_and_says_which_they_are(weights):
+    limits = [2, 5, 3, 9, 9, 4]
+    draws, order = rollout(weights, 6, steps=100, limits=limits, end_id=V, few=3)
+    assert draws.drawn_R.tolist() == [2, 4, 3, 4, 4, 4] and sorted(order[-1]) == [1, 3, 4] and len(order) == 1
+
+
+def test_what_cannot_be_run_is_refused(weights):
+    token_S, position_S = inputs(2)
+    for change, words in [
+        (("limit_R", 40), "a position that the slots"), (("drawn_R", 0), "without a first token"),
+        (("drawn_R", 9), "is over"),
+    ]:  # fmt: skip
+        draws = draws_of(token_S, position_S)
+        getattr(draws, change[0])[1] = change[1]
+        with pytest.raises(AssertionError, match=words):
+            open_decoder(weights)[0].run(draws, np.arange(2), 2, end_id=V, temperature=1.0, steps=1)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_a_row_does_not_depend_on_its_company_or_the_threads(weights, n_threads):
     token_S, position_S = inputs(67)
-    torch.set_num_threads(n_threads)
-    try:
-        together_SV = open_decoder(weights)[0].logits(token_S, position_S)
-    finally:
-        torch.set_num_threads(1)
+    together_SV = on_threads(n_threads, lambda: open_decoder(weights)[0].logits(token_S, position_S))
     for i in range(67):
         alone_SV = open_decoder(weights)[0].logits(token_S[i : i + 1], position_S[i : i + 1])
         assert torch.equal(alone_SV[0], together_SV[i])
@@ -116,16 +165,16 @@ def test_threads_that_share_out_columns_change_no_bit(n):
     # More weights than a thread's cache holds, and so few rows a thread that each reads only a part of them.
     large = weights_of(40_003, 2_001)
     token_S, position_S = inputs(n)
-    uniform_S = uniform(np.arange(n, dtype=np.uint64), np.zeros(n, dtype=np.uint64))
     found = []
     for n_threads in (1, 3):
-        torch.set_num_threads(n_threads)
-        try:
-            decoder, keys, values = open_decoder(large)
-            drawn = decoder.draw(token_S, position_S, uniform_S.numpy(), temperature=1.0)
-            found.append([*map(torch.from_numpy, drawn), decoder.logits(token_S, position_S), *keys, *values])
-        finally:
-            torch.set_num_threads(1)
+        draws = draws_of(token_S, position_S)
+        decoder, keys, values = open_decoder(large)
+        run = partial(decoder.run, draws, np.arange(n), n, end_id=40_003, temperature=1.0, steps=3)
+        logits = partial(decoder.logits, token_S, position_S)
+        on_threads(n_threads, run)
+        found.append(
+            [*map(torch.from_numpy, (draws.token_RL, draws.logp_RL)), *keys, *values, on_threads(n_threads, logits)]
+        )
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 

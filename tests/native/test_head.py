@@ -84,9 +84,10 @@ def test_logits_and_draws_are_those_of_plain_torch(v):
     logits_MV = read_logits(half_MD, Paired(pair([half_VD]), v, 32))
     torch.testing.assert_close(logits_MV, half_MD.float() @ half_VD.float().T, atol=1e-5, rtol=1e-5)
     uniform_M = torch.rand(200, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    uniform_M[:2] = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     expected_M, expected_logp_M = draw(logits_MV, uniform_M, SamplingConfig(temperature=0.7))
     token_M, logp_M = draw_rows(logits_MV, uniform_M, temperature=0.7)
-    assert torch.equal(token_M, expected_M) and len(token_M.unique()) > 5
+    assert torch.equal(token_M, expected_M) and len(token_M.unique()) > 5 and token_M[:2].tolist() == [0, v - 1]
     torch.testing.assert_close(logp_M, expected_logp_M, atol=3e-6, rtol=1e-6)
 
 

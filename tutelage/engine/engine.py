@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tutelage.engine.cache import PrefillLayout, Prefix, SlotCache
 from tutelage.engine.request import Request, Sample, SamplingConfig
-from tutelage.engine.sampling import uniform
 from tutelage.engine.scheduler import Running, Scheduler
 from tutelage.engine.steps import Steps
 from tutelage.errors import ConfigError, DataError
@@ -18,8 +17,10 @@ from tutelage.model.attention import Packed
 from tutelage.model.causal import CausalModel
 from tutelage.native.slots import POSITIONS
 from tutelage.stopwatch import OFF, Watch
+from tutelage.types import FinishReason
 
 Precision = Literal["fp32", "bf16"]
+STEPS = 16  # between two looks at what waits and reports of progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class Engine:
     ) -> list[Sample]:
         """All samples of all requests, in order. Nothing is kept between calls, so no cache can be stale.
 
-        progress  told the number of tokens drawn in each step
+        progress  told the number of tokens drawn since it was last told
         step      shown the samples that are being written after each step; what it raises ends the work
         Raises DataError for a prompt that is empty or that does not fit the window with its answer.
         """
@@ -81,23 +82,23 @@ class Engine:
         scheduler = Scheduler(requests, self.config.slots, limit=sampling.max_new_tokens)
         longest = max(len(r.prompt_ids) + r.limit(sampling.max_new_tokens) for r in requests)
         cache = SlotCache(self.config.slots, longest + -longest % POSITIONS)
-        steps = Steps(self.model, cache)
+        steps = Steps(self.model, cache, scheduler, sampling)
         prefixes: dict[int, Prefix] = {}  # of the prompt whose samples wait, if others of it were begun
-        done: list[Sample] = []
-        while scheduler.waiting or scheduler.running:
-            drawn = self._admit(scheduler, requests, cache, steps, prefixes, sampling)
-            self._release(scheduler, cache, done)
-            if n := len(scheduler.running):
+        while scheduler.n_waiting or scheduler.n_running:
+            drawn = self._admit(scheduler, requests, cache, steps, prefixes)
+            if scheduler.n_running:
                 with self._watch.phase("decode"):
-                    uniform_S = uniform(*scheduler.seeds_and_drawn())
-                    scheduler.append(0, *steps.draw(scheduler.token_S, scheduler.position_S, uniform_S, sampling))
-                drawn += n
-                self._release(scheduler, cache, done)
+                    drawn += steps.run(self.end_id, 1 if step else STEPS)
             if progress:
                 progress(drawn)
             if step:
                 step(scheduler.running)
-        return sorted(done, key=lambda s: (s.i_request, s.i_sample))
+        return [self._sample(s) for s in scheduler.samples]
+
+    def _sample(self, s: Running) -> Sample:
+        ids = tuple(s.token_ids)
+        reason: FinishReason = "stop" if ids[-1] == self.end_id else "length"
+        return Sample(s.i_request, s.i_sample, ids, tuple(s.logp), reason, self.version)
 
     def _pass(self) -> contextlib.AbstractContextManager[None]:
         """The precision of prompts, which that of all that follows goes by: bf16 where the model gains by it."""
@@ -127,14 +128,13 @@ class Engine:
         cache: SlotCache,
         steps: Steps,
         prefixes: dict[int, Prefix],
-        sampling: SamplingConfig,
     ) -> int:
         """Fills free slots: computes prompts that are new, takes over those that are known, draws each first token."""
         taken = scheduler.admit()
         if not taken:
             return 0
         slots: dict[int, list[int]] = {}
-        first = len(scheduler.running) - len(taken)
+        first = scheduler.n_running - len(taken)
         for slot, sample in enumerate(taken, start=first):
             slots.setdefault(sample.i_request, []).append(slot)
         with self._watch.phase("prefill"):
@@ -143,13 +143,13 @@ class Engine:
                     cache.admit(slot, prefix)
             logits = {i: prefix.logits_V for i, prefix in prefixes.items()}
             logits |= self._prefill({i: s for i, s in slots.items() if i not in prefixes}, requests, cache)
-            logits_SV = torch.stack([logits[s.i_request] for s in taken])
-            scheduler.append(first, *steps.first(logits_SV, uniform(*scheduler.seeds_and_drawn(first)), sampling))
-            kept = scheduler.waiting[0].i_request if scheduler.waiting else None
+            steps.first(first, torch.stack([logits[s.i_request] for s in taken]))
+            kept = scheduler.next_request
             if kept not in prefixes:
                 prefixes.clear()
                 if kept in slots:
                     prefixes[kept] = cache.prefix(slots[kept][0], len(requests[kept].prompt_ids), logits[kept])
+            steps.release(self.end_id)
         return len(taken)
 
     def _prefill(self, slots: dict[int, list[int]], requests: Sequence[Request], cache: SlotCache) -> dict[int, Tensor]:
@@ -176,22 +176,3 @@ class Engine:
                 logits_BV = self.model.logits(token_N, packed.position_N, last_B, layout)
             logits.update(zip(part, logits_BV, strict=True))
         return logits
-
-    def _release(self, scheduler: Scheduler, cache: SlotCache, done: list[Sample]) -> None:
-        """Frees the slots of finished samples at once; the last running sequence moves into the hole."""
-        for slot in scheduler.over(self.end_id):
-            sample = scheduler.running[slot]
-            stopped = sample.token_ids[-1] == self.end_id
-            done.append(
-                Sample(
-                    sample.i_request,
-                    sample.i_sample,
-                    tuple(sample.token_ids),
-                    tuple(sample.logp),
-                    "stop" if stopped else "length",
-                    self.version,
-                )
-            )
-            moved = scheduler.release(slot)
-            if moved is not None:
-                cache.move(moved, slot, scheduler.running[slot].length)

@@ -1,37 +1,36 @@
 """Which sample runs in which slot, and where each of them stands. Knows no tensor.
 
-Waiting samples are admitted in order as slots fall free; running ones fill the first slots without a hole. What a step
-asks of every slot stands in arrays [S] beside the samples, so that no step goes through them one by one.
+Waiting samples are admitted in order as slots fall free; running ones fill the first slots without a hole. What they
+are drawn from and what they have drawn stands in arrays over all samples, so that steps go through them without Python.
+S slots, R samples.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from tutelage.engine.request import Request
-from tutelage.native.decode import Array
+from tutelage.native.decode import Array, Draws
 
 GATHERED = 16  # the part of all slots that is filled together
 
 
-@dataclass(slots=True)
 class Running:
     """A sample while it is being written."""
 
-    i_request: int
-    i_sample: int
-    seed: int
-    prompt_length: int
-    limit: int  # tokens after which it ends
-    token_ids: list[int] = field(default_factory=list)
-    logp: list[float] = field(default_factory=list)
+    def __init__(self, i_request: int, i_sample: int, draws: Draws, row: int) -> None:
+        self.i_request, self.i_sample, self.row = i_request, i_sample, row
+        self._draws = draws
 
     @property
-    def length(self) -> int:
-        """Tokens whose keys and values are, or are about to be, in the slot."""
-        return self.prompt_length + len(self.token_ids)
+    def token_ids(self) -> list[int]:
+        ids: list[int] = self._draws.token_RL[self.row, : self._draws.drawn_R[self.row]].tolist()
+        return ids
+
+    @property
+    def logp(self) -> list[float]:
+        logp: list[float] = self._draws.logp_RL[self.row, : self._draws.drawn_R[self.row]].tolist()
+        return logp
 
 
 class Scheduler:
@@ -41,71 +40,74 @@ class Scheduler:
     """
 
     def __init__(self, requests: Sequence[Request], n_slots: int, *, limit: int) -> None:
-        self.n_slots = n_slots
-        self.running: list[Running] = []  # index = slot
-        self.waiting = deque(
-            Running(i, j, seed, len(r.prompt_ids), r.limit(limit))
-            for i, r in enumerate(requests)
-            for j, seed in enumerate(r.seeds)
+        asked = [(i, j, seed, r) for i, r in enumerate(requests) for j, seed in enumerate(r.seeds)]
+        self.draws = Draws.of(
+            [seed for *_, seed, _ in asked], [len(r.prompt_ids) for *_, r in asked], [r.limit(limit) for *_, r in asked]
         )
-        self._token_S, self._drawn_S, self._prompt_S, self._limit_S = np.zeros((4, n_slots), dtype=np.int64)
-        self._seed_S = np.zeros(n_slots, dtype=np.uint64)
+        self.samples = [Running(i, j, self.draws, row) for row, (i, j, *_) in enumerate(asked)]
+        self.row_S = np.zeros(n_slots, dtype=np.int64)  # the sample of each slot
+        self.n_running = self._n_admitted = 0
 
     @property
-    def token_S(self) -> Array:
-        """The last token of each running sample."""
-        return self._token_S[: len(self.running)]
+    def n_waiting(self) -> int:
+        return len(self.samples) - self._n_admitted
 
     @property
-    def position_S(self) -> Array:
-        """Where that token stands."""
-        n = len(self.running)
-        return self._prompt_S[:n] + self._drawn_S[:n] - 1
+    def running(self) -> list[Running]:
+        """By their slots."""
+        return [self.samples[row] for row in self.row_S[: self.n_running]]
 
-    def seeds_and_drawn(self, first: int = 0) -> tuple[Array, Array]:
-        """Of the running samples from slot `first` on: seeds, and how many tokens each has; both uint64."""
-        span = slice(first, len(self.running))
-        return self._seed_S[span], self._drawn_S[span].astype(np.uint64)
+    @property
+    def next_request(self) -> int | None:
+        """Whose sample is admitted next."""
+        return self.samples[self._n_admitted].i_request if self.n_waiting else None
 
-    def admit(self) -> list[Running]:
-        """Takes as many waiting samples as there are free slots. They stand at the end of `running`.
+    @property
+    def few(self) -> int:
+        """So few running samples leave room for waiting ones.
 
         Of many slots a few first fall free, since one prompt takes the time of several that are computed together.
         """
-        n = min(len(self.waiting), self.n_slots - len(self.running))
-        if self.running and n < min(len(self.waiting), self.n_slots // GATHERED):
+        n_slots = len(self.row_S)
+        return n_slots - min(self.n_waiting, max(1, n_slots // GATHERED)) if self.n_waiting else 0
+
+    def admit(self) -> list[Running]:
+        """Takes as many waiting samples as there are free slots, if these are enough; they follow the running ones."""
+        if self.n_running > self.few:
             return []
-        taken = [self.waiting.popleft() for _ in range(n)]
-        for slot, sample in enumerate(taken, start=len(self.running)):
-            self._seed_S[slot], self._drawn_S[slot] = sample.seed, 0
-            self._prompt_S[slot], self._limit_S[slot] = sample.prompt_length, sample.limit
-        self.running += taken
+        taken = self.samples[self._n_admitted :][: len(self.row_S) - self.n_running]
+        self.row_S[self.n_running :][: len(taken)] = [s.row for s in taken]
+        self.n_running += len(taken)
+        self._n_admitted += len(taken)
         return taken
+
+    def rows(self, first: int = 0) -> Array:
+        """The samples of the running slots from `first` on."""
+        return self.row_S[first : self.n_running]
+
+    def last(self) -> tuple[Array, Array]:
+        """Of each running sample the last token, and where it stands."""
+        d, row_S = self.draws, self.rows()
+        return d.token_RL[row_S, d.drawn_R[row_S] - 1], d.prompt_R[row_S] + d.drawn_R[row_S] - 1
 
     def append(self, first: int, token_S: Array, logp_S: Array) -> None:
         """One token more for each of the running samples from slot `first` on."""
-        span = slice(first, len(self.running))
-        self._token_S[span] = token_S
-        self._drawn_S[span] += 1
-        for sample, token, logp in zip(self.running[span], token_S.tolist(), logp_S.tolist(), strict=True):
-            sample.token_ids.append(token)
-            sample.logp.append(logp)
+        d, row_S = self.draws, self.rows(first)
+        d.token_RL[row_S, d.drawn_R[row_S]], d.logp_RL[row_S, d.drawn_R[row_S]] = token_S, logp_S
+        d.drawn_R[row_S] += 1
 
     def over(self, end_id: int) -> list[int]:
         """Slots of samples that have drawn the end token or reached their limit, the last slot first."""
-        n = len(self.running)
-        slots: list[int] = np.flatnonzero(
-            (self._token_S[:n] == end_id) | (self._drawn_S[:n] >= self._limit_S[:n])
-        ).tolist()
+        d, row_S = self.draws, self.rows()
+        drawn_S = d.drawn_R[row_S]
+        is_over_S = (d.token_RL[row_S, drawn_S - 1] == end_id) | (drawn_S >= d.limit_R[row_S])
+        slots: list[int] = np.flatnonzero(is_over_S).tolist()
         return slots[::-1]
 
-    def release(self, slot: int) -> int | None:
-        """Frees a slot; returns the slot whose sequence must move into it, or None when it was the last."""
-        last = self.running.pop()
-        source = len(self.running)
-        if slot == source:
+    def release(self, slot: int) -> tuple[int, int] | None:
+        """Frees a slot. Returns which one's sequence must move into it and its length; None when it was the last."""
+        self.n_running -= 1
+        if slot == self.n_running:
             return None
-        self.running[slot] = last
-        for x_S in (self._token_S, self._drawn_S, self._prompt_S, self._limit_S, self._seed_S):
-            x_S[slot] = x_S[source]
-        return source
+        row = self.row_S[slot] = self.row_S[self.n_running]
+        return self.n_running, int(self.draws.prompt_R[row] + self.draws.drawn_R[row])

@@ -1,6 +1,6 @@
-"""One more token for every running sequence, by the quickest way that the model, the pass and the cache allow.
+"""The next tokens of every running sequence, by the quickest way that the model, the pass and the cache allow.
 
-S running sequences.
+S running sequences, V vocabulary.
 """
 
 import torch
@@ -8,40 +8,67 @@ from torch import Tensor
 
 from tutelage.engine.cache import SlotCache
 from tutelage.engine.request import SamplingConfig
-from tutelage.engine.sampling import draw
+from tutelage.engine.sampling import draw, uniform
+from tutelage.engine.scheduler import Scheduler
 from tutelage.model.causal import CausalModel
-from tutelage.native.decode import Array, Decoder
+from tutelage.native.decode import Decoder
 from tutelage.native.linear import draw_rows
 
 
 class Steps:
     """The steps of one `generate`: the weights may not change before it ends."""
 
-    def __init__(self, model: CausalModel, cache: SlotCache) -> None:
-        self._model, self._cache = model, cache
+    def __init__(self, model: CausalModel, cache: SlotCache, scheduler: Scheduler, sampling: SamplingConfig) -> None:
+        self._model, self._cache, self._scheduler, self._sampling = model, cache, scheduler, sampling
         self._decoder: Decoder | None = None
         self._is_open = False
 
-    def first(self, logits_SV: Tensor, uniform_S: Tensor, sampling: SamplingConfig) -> tuple[Array, Array]:
-        """`draw` of what follows prompts, from their logits."""
-        if sampling.is_policy_itself and self._open() is not None:
-            return _arrays(*draw_rows(logits_SV, uniform_S, temperature=sampling.temperature))
-        return _arrays(*draw(logits_SV, uniform_S, sampling))
+    def first(self, first: int, logits_SV: Tensor) -> None:
+        """Draws what follows the prompts in the running slots from `first` on, from the logits there."""
+        uniform_S = self._uniform(first)
+        if self._sampling.is_policy_itself and self._open() is not None:
+            drawn = draw_rows(logits_SV, uniform_S, temperature=self._sampling.temperature)
+        else:
+            drawn = draw(logits_SV, uniform_S, self._sampling)
+        self._append(first, drawn)
 
-    def draw(self, last_S: Array, where_S: Array, uniform_S: Tensor, sampling: SamplingConfig) -> tuple[Array, Array]:
-        """Token ids [S] and log-probabilities [S] (nats) of what follows the sequences in the first slots.
+    def run(self, end_id: int, most: int) -> int:
+        """Draws a token for all running samples, once or, where nothing waits for it, up to `most` times.
 
-        last_S, where_S  the last token of each, and its position
+        Frees the slots of those that end. Returns how many tokens were drawn.
         """
-        decoder = self._open()
-        if decoder is not None and sampling.is_policy_itself:
-            return decoder.draw(last_S, where_S, uniform_S.numpy(), temperature=sampling.temperature)
+        s, decoder = self._scheduler, self._open()
+        if decoder is not None and self._sampling.is_policy_itself:
+            temperature = self._sampling.temperature
+            s.n_running, drawn = decoder.run(
+                s.draws, s.row_S, s.n_running, end_id=end_id, temperature=temperature, steps=most, few=s.few
+            )
+            return drawn
+        n = s.n_running
+        token_S, position_S = (torch.from_numpy(x_S) for x_S in s.last())
         if decoder is not None:
-            return _arrays(*draw(decoder.logits(last_S, where_S), uniform_S, sampling))
-        token_S, position_S = (torch.from_numpy(x_S).to(self._model.device) for x_S in (last_S, where_S))
-        slot_S = torch.arange(len(token_S), device=token_S.device)
-        logits_SV = self._model.logits(token_S, position_S, slot_S, self._cache.step(position_S))
-        return _arrays(*draw(logits_SV, uniform_S, sampling))
+            logits_SV = decoder.logits(token_S, position_S)
+        else:
+            token_S, position_S = token_S.to(self._model.device), position_S.to(self._model.device)
+            slot_S = torch.arange(n, device=token_S.device)
+            logits_SV = self._model.logits(token_S, position_S, slot_S, self._cache.step(position_S))
+        self._append(0, draw(logits_SV, self._uniform(0), self._sampling))
+        self.release(end_id)
+        return n
+
+    def release(self, end_id: int) -> None:
+        """Frees the slots of samples that are over at once; the last running sequence moves into the hole."""
+        for slot in self._scheduler.over(end_id):
+            if moved := self._scheduler.release(slot):
+                self._cache.move(moved[0], slot, moved[1])
+
+    def _uniform(self, first: int) -> Tensor:
+        d, row_S = self._scheduler.draws, self._scheduler.rows(first)
+        return uniform(d.seed_R[row_S], d.drawn_R[row_S].astype(d.seed_R.dtype))
+
+    def _append(self, first: int, drawn: tuple[Tensor, Tensor]) -> None:
+        token_S, logp_S = (x_S.cpu().numpy() for x_S in drawn)
+        self._scheduler.append(first, token_S, logp_S)
 
     def _open(self) -> Decoder | None:
         """Not before the first prompt, with which the buffers come."""
@@ -49,7 +76,3 @@ class Steps:
             slots, self._is_open = self._cache.native, True
             self._decoder = None if slots is None else self._model.decoder(slots)
         return self._decoder
-
-
-def _arrays(token_S: Tensor, logp_S: Tensor) -> tuple[Array, Array]:
-    return token_S.cpu().numpy(), logp_S.cpu().numpy()

@@ -1,11 +1,14 @@
 // One token of each running sequence through a whole decoder: the step that a rollout repeats. Equals plain.py:
 //
 //   decode_step    embedding, the layers (norm, projections, rotation, attention over what a slot holds, MLP), last norm
-//                  and output layer -> logits, and, if asked, one token a row drawn from them
+//                  and output layer -> logits
+//   decode_run     many such steps, each with a token drawn for every sequence, as engine/sampling.py draws; those that
+//                  end free their slots
 //
 // Many rows are shared out among the threads, which then need not meet until the end. Where each would get too few to make
 // reading the weights worth while, the columns of every layer are shared out instead, so that each weight is read once.
 #include <cmath>
+#include <vector>
 
 #include "decoder.h"
 #include "draw.h"
@@ -151,31 +154,88 @@ static bool is_near(const Decoder& m) {
     return m.layers * layer + m.width * m.vocabulary < NEAR;
 }
 
-extern "C" {
+// All samples of a rollout: what each is drawn from, and what it has drawn; [rows], or [rows, most].
+struct Draws {
+    const uint64_t* seed;
+    const int64_t *prompt, *limit;  // tokens of the prompt; tokens after which a sample ends
+    int64_t *drawn, *token;
+    float* logp;
+    long most;
+};
 
-// token[n], position[n] of the first n slots. logits[n, vocabulary]. With uniform[n] (else null): drawn[n] and its
-// logp[n] at 1 / inverse_temperature.
-void decode_step(const Decoder* m, const Slots* slots, const int64_t* token, const int64_t* position, long n,
-                 float* logits, const double* uniform, float inverse_temperature, int64_t* drawn, float* logp,
-                 int n_threads) {
-    const auto draw = [&](long first, long end) {
-        if (!uniform) return;
-        for (long i = first; i < end; i++) {
-            scratch.reset(draw_bytes(m->vocabulary));
-            draw_row(logits + i * m->vocabulary, inverse_temperature, uniform[i], m->vocabulary, drawn + i, logp + i);
-        }
-    };
-    if (n_threads > 1 && n < n_threads * FEW_ROWS && !is_near(*m)) {
+// done(first, end) of rows of which logits[n, vocabulary] stand there, by the thread that made them.
+template <class F>
+static void step(const Decoder& m, const Slots& slots, const int64_t* token, const int64_t* position, long n, float* logits,
+                 int n_threads, F done) {
+    if (n_threads > 1 && n < n_threads * FEW_ROWS && !is_near(m)) {
         Tiles tiles;
-        decode_rows(*m, *slots, token, position, 0, n, logits, n_threads);
-        share_range(n, 1, n * m->vocabulary, n_threads, draw);
+        decode_rows(m, slots, token, position, 0, n, logits, n_threads);
+        share_range(n, 1, n * m.vocabulary, n_threads, done);
         return;
     }
     const long even = (n + n_threads - 1) / n_threads, each = even < MOST_ROWS ? even : MOST_ROWS;
     share((n + each - 1) / each, n_threads, [&](long part) {
         const long first = part * each, end = first + each < n ? first + each : n;
-        decode_rows(*m, *slots, token, position, first, end - first, logits + first * m->vocabulary, 1);
-        draw(first, end);
+        decode_rows(m, slots, token, position, first, end - first, logits + first * m.vocabulary, 1);
+        done(first, end);
     });
+}
+
+// Puts a sequence of n positions into another slot.
+static void move(const Decoder& m, const Slots& slots, long from, long to, long n) {
+    for (long l = 0; l < m.layers; l++)
+        for (long g = 0; g < m.groups; g++)
+            for (bf16* x : {slots.keys[l], slots.values[l]})
+                std::memcpy(x + slots.start(to, g, m), x + slots.start(from, g, m), n * padded(m.head_width) * sizeof(bf16));
+}
+
+// Frees the slots of samples that have drawn `end` or their limit, the last one first; the last running one moves into the
+// hole. Returns how many still run.
+static long release(const Decoder& m, const Slots& slots, const Draws& d, int64_t* row, long n, int64_t end) {
+    for (long slot = n - 1; slot >= 0; slot--) {
+        const long r = row[slot], drawn = d.drawn[r];
+        if (drawn < d.limit[r] && d.token[r * d.most + drawn - 1] != end) continue;
+        const long last = row[--n];
+        if (slot == n) continue;
+        move(m, slots, n, slot, d.prompt[last] + d.drawn[last] - 1);  // those of its last token are yet to come
+        row[slot] = last;
+    }
+    return n;
+}
+
+extern "C" {
+
+// token[n], position[n] of the first n slots -> logits[n, vocabulary].
+void decode_step(const Decoder* m, const Slots* slots, const int64_t* token, const int64_t* position, long n,
+                 float* logits, int n_threads) {
+    step(*m, *slots, token, position, n, logits, n_threads, [](long, long) {});
+}
+
+// Draws one token after the other at 1 / inverse_temperature for the first *n slots, of which each runs the sample row[slot],
+// for `steps` steps or until no more than `few` samples run, and leaves in row and *n which do. logits: room for [*n,
+// vocabulary]. Returns how many tokens were drawn.
+long decode_run(const Decoder* m, const Slots* slots, const Draws* d, int64_t* row, int64_t* n, long steps, long few,
+                int64_t end, float inverse_temperature, float* logits, int n_threads) {
+    std::vector<int64_t> token(*n), position(*n);
+    long total = 0;
+    for (long i = 0; i < steps && *n > few; i++) {
+        for (long slot = 0; slot < *n; slot++) {
+            const long r = row[slot];
+            token[slot] = d->token[r * d->most + d->drawn[r] - 1];
+            position[slot] = d->prompt[r] + d->drawn[r] - 1;
+        }
+        step(*m, *slots, token.data(), position.data(), *n, logits, n_threads, [&](long first, long last) {
+            for (long slot = first; slot < last; slot++) {
+                const long r = row[slot], at = r * d->most + d->drawn[r];
+                scratch.reset(draw_bytes(m->vocabulary));
+                draw_row(logits + slot * m->vocabulary, inverse_temperature, uniform(d->seed[r], d->drawn[r]),
+                         m->vocabulary, d->token + at, d->logp + at);
+                d->drawn[r]++;
+            }
+        });
+        total += *n;
+        *n = release(*m, *slots, *d, row, *n, end);
+    }
+    return total;
 }
 }

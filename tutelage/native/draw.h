@@ -4,6 +4,14 @@
 
 #include "tile.h"
 
+// A number in [0, 1): SplitMix64 (Steele et al. 2014) of seed and position.
+static inline double uniform(uint64_t seed, uint64_t position) {
+    uint64_t z = seed + (position + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return double((z ^ (z >> 31)) >> 11) * 0x1p-53;
+}
+
 // Of the scratch that `draw_row` takes.
 static inline long draw_bytes(long v) { return v * 4 + (v / 64 + 1) * 8 + 256; }
 
