@@ -20,7 +20,7 @@ static const long NEAR = 1 << 21;  // weights of a model that stays in a thread'
 
 // logits[n, vocabulary].
 static void read_out(const Decoder& m, const Rows& rows, float* logits, int n_threads) {
-    share_columns({&m.head}, rows.h, rows.n, n_threads, [&](long j, long count, long row, const float* sum) {
+    share_columns({&m.head}, rows.h, rows.n, n_threads, {}, [&](long j, long count, long row, const float* sum) {
         std::memcpy(logits + row * m.vocabulary + j, sum, count * 4);
     });
 }
@@ -140,9 +140,9 @@ static void decode_rows(const Decoder& m, const Slots& slots, const int64_t* tok
     std::memset(rows.gated, 0, whole * step * sizeof(bf16));
     embed(m, token + slot, position + slot, rows);
     for (long l = 0; l < m.layers; l++) {
-        open_layer(m, m.layer[l], rows, n_threads);
+        open_layer(m, l, rows, n_threads);
         attention(m, l, slots, rows, position + slot, slot, n_threads);
-        close_layer(m, m.layer[l], rows, n_threads);
+        close_layer(m, l, rows, n_threads);
     }
     norm(m, m.last_norm, m.last_bias, rows, n_threads);
     read_out(m, rows, logits, n_threads);

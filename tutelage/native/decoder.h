@@ -57,10 +57,11 @@ static void share_range(long count, long least, long numbers, int n_threads, F w
 
 // each_panel of all columns of x W^T for some layers alike, columns shared out.
 template <long LAYERS, class F>
-static void share_columns(const Linear* const (&layers)[LAYERS], const bf16* x, long n, int n_threads, F done) {
+static void share_columns(const Linear* const (&layers)[LAYERS], const bf16* x, long n, int n_threads, const Next& next,
+                          F done) {
     share_range(layers[0]->out, 32, LAYERS * layers[0]->out * layers[0]->in, n_threads, [&](long first, long end) {
         scratch.reset(sums_bytes(LAYERS));
-        each_panel(layers, first, end, x, n, scratch.take<float>(2 * LAYERS * SUMS), done);
+        each_panel(layers, first, end, x, n, scratch.take<float>(2 * LAYERS * SUMS), next, done);
     });
 }
 
@@ -85,16 +86,17 @@ static void norm(const Decoder& m, const float* weight, const float* bias, const
 }
 
 // out[n, step] = x W^T + bias in bf16.
-static void apply_shared(const Linear& layer, const bf16* x, bf16* out, long step, const Rows& rows, int n_threads) {
-    share_columns({&layer}, x, rows.n, n_threads, [&](long j, long count, long row, const float* sum) {
+static void apply_shared(const Linear& layer, const bf16* x, bf16* out, long step, const Rows& rows, int n_threads,
+                         const Next& next) {
+    share_columns({&layer}, x, rows.n, n_threads, next, [&](long j, long count, long row, const float* sum) {
         fetch_panel_to_write(out + row * step + j);
         narrow_sums(layer, j, sum, out + row * step + j, count);
     });
 }
 
 // x += W h + bias, rounded to bf16 before it is added, as a layer's output is.
-static void add_shared(const Linear& layer, const bf16* h, const Rows& rows, int n_threads) {
-    share_columns({&layer}, h, rows.n, n_threads, [&](long j, long count, long row, const float* sum) {
+static void add_shared(const Linear& layer, const bf16* h, const Rows& rows, int n_threads, const Next& next) {
+    share_columns({&layer}, h, rows.n, n_threads, next, [&](long j, long count, long row, const float* sum) {
         float* to = rows.x + row * layer.out + j;
         bf16 added[PANEL];
         narrow_sums(layer, j, sum, added, count);
@@ -106,42 +108,52 @@ static void add_shared(const Linear& layer, const bf16* h, const Rows& rows, int
 }
 
 // gated = gelu(up) of h.
-static void activate(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads) {
+static void activate(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads, const Next& next) {
     const long step = padded(m.inner);
-    share_columns({&layer.up}, rows.h, rows.n, n_threads, [&](long j, long count, long row, const float* sum) {
+    share_columns({&layer.up}, rows.h, rows.n, n_threads, next, [&](long j, long count, long row, const float* sum) {
         bf16 unkept[PANEL];
         gelu_row(layer.up, Activation(m.activation), j, sum, rows.gated + row * step + j, unkept, count);
     });
 }
 
 // gated = silu(gate) * up of h.
-static void gate(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads) {
+static void gate(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads, const Next& next) {
     const long step = padded(m.inner);
-    share_columns({&layer.gate, &layer.up}, rows.h, rows.n, n_threads, [&](long j, long count, long row, const float* sum) {
+    share_columns({&layer.gate, &layer.up}, rows.h, rows.n, n_threads, next, [&](long j, long count, long row, const float* sum) {
         bf16 unkept[2 * PANEL];
         gate_row(sum, sum + SUMS, rows.gated + row * step + j, unkept, unkept + PANEL, count);
     });
 }
 
+static bool is_gated(const Decoder& m) { return m.activation == SILU_OF_GATE; }
+
+// The layers that the MLP begins with.
+static Next mlp(const Decoder& m, const Layer& layer) {
+    return is_gated(m) ? Next{&layer.gate, &layer.up} : Next{&layer.up};
+}
+
 // gated = what the MLP makes of norm(x) before its last layer.
-static void open_mlp(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads) {
+static void open_mlp(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads, const Next& next) {
     norm(m, layer.norm_mlp, layer.bias_mlp, rows, n_threads);
-    if (m.activation == SILU_OF_GATE)
-        gate(m, layer, rows, n_threads);
+    if (is_gated(m))
+        gate(m, layer, rows, n_threads, next);
     else
-        activate(m, layer, rows, n_threads);
+        activate(m, layer, rows, n_threads, next);
 }
 
-// What attention reads: qkv of norm(x).
-static void open_layer(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads) {
+// What attention of layer l reads: qkv of norm(x).
+static void open_layer(const Decoder& m, long l, const Rows& rows, int n_threads) {
+    const Layer& layer = m.layer[l];
     norm(m, layer.norm_attention, layer.bias_attention, rows, n_threads);
-    apply_shared(layer.qkv, rows.h, rows.qkv, m.columns(), rows, n_threads);
+    apply_shared(layer.qkv, rows.h, rows.qkv, m.columns(), rows, n_threads, m.is_parallel ? mlp(m, layer) : Next{&layer.attended});
 }
 
-// What follows attention: x += its output, x += the MLP.
-static void close_layer(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads) {
-    if (m.is_parallel) open_mlp(m, layer, rows, n_threads);
-    add_shared(layer.attended, rows.attended, rows, n_threads);
-    if (!m.is_parallel) open_mlp(m, layer, rows, n_threads);
-    add_shared(layer.down, rows.gated, rows, n_threads);
+// What follows attention of layer l: x += its output, x += the MLP.
+static void close_layer(const Decoder& m, long l, const Rows& rows, int n_threads) {
+    const Layer& layer = m.layer[l];
+    const Next after = {l + 1 < m.layers ? &m.layer[l + 1].qkv : &m.head};
+    if (m.is_parallel) open_mlp(m, layer, rows, n_threads, {&layer.attended});
+    add_shared(layer.attended, rows.attended, rows, n_threads, m.is_parallel ? Next{&layer.down} : mlp(m, layer));
+    if (!m.is_parallel) open_mlp(m, layer, rows, n_threads, {&layer.down});
+    add_shared(layer.down, rows.gated, rows, n_threads, after);
 }

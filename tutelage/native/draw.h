@@ -12,35 +12,49 @@ static inline double uniform(uint64_t seed, uint64_t position) {
     return double((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
+static const long BLOCK_DRAWN = 128;  // weights whose sums are compared with the target before single ones are
+
 // Of the scratch that `draw_row` takes.
-static inline long draw_bytes(long v) { return v * 4 + (v / 64 + 1) * 8 + 256; }
+static inline long draw_bytes(long v) { return v * 4 + (v / BLOCK_DRAWN + 1) * 8 + 256; }
+
+// e^((logit - top) * inverse_temperature) of n logits -> weight, and their sum: of a few in each lane in float32, of all in
+// float64.
+static inline double weigh_all(float* weight, const float* logits, long n, float top, float inverse_temperature) {
+    Floats some = {};
+    long j = 0;
+    for (; j + 16 <= n; j += 16) {
+        const Floats w = fast_exp((*(const Floats*)(logits + j) - top) * inverse_temperature);
+        *(Floats*)(weight + j) = w;
+        some += w;
+    }
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int l = 0; l < 16; l++) sum += double(some[l]);
+    for (; j < n; j++) sum += double(weight[j] = fast_exp((logits[j] - top) * inverse_temperature));
+    return sum;
+}
 
 // One token of softmax(logits * inverse_temperature): the first whose cumulative probability passes u, over the
-// vocabulary in its own order. Probabilities are summed in float64 by blocks.
+// vocabulary in its own order.
 static inline void draw_row(const float* logits, float inverse_temperature, double u, long v, int64_t* token,
-                     float* logp) {
+                            float* logp) {
     float* weight = scratch.take<float>(v);
-    double* before = scratch.take<double>(v / 64 + 1);
+    double* before = scratch.take<double>(v / BLOCK_DRAWN + 1);
     float top = -INFINITY;
 #pragma omp simd reduction(max : top)
     for (long j = 0; j < v; j++) top = logits[j] > top ? logits[j] : top;
     double total = 0;
-    for (long j = 0; j < v; j += 64) {
-        const long end = j + 64 < v ? j + 64 : v;
-        before[j / 64] = total;
-#pragma omp simd
-        for (long l = j; l < end; l++) weight[l] = fast_exp((logits[l] - top) * inverse_temperature);
-        double sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (long l = j; l < end; l++) sum += double(weight[l]);
-        total += sum;
+    for (long j = 0; j < v; j += BLOCK_DRAWN) {
+        before[j / BLOCK_DRAWN] = total;
+        const long n = v - j < BLOCK_DRAWN ? v - j : BLOCK_DRAWN;
+        total += weigh_all(weight + j, logits + j, n, top, inverse_temperature);
     }
     const double target = u * total;
-    long block = (v - 1) / 64;
+    long block = (v - 1) / BLOCK_DRAWN;
     while (block > 0 && before[block] > target) block--;
     double sum = before[block];
     long chosen = -1, last = 0;
-    for (long l = block * 64; l < v && chosen < 0; l++) {
+    for (long l = block * BLOCK_DRAWN; l < v && chosen < 0; l++) {
         sum += double(weight[l]);
         if (weight[l] > 0) last = l;
         if (sum > target && weight[l] > 0) chosen = l;

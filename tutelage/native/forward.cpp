@@ -111,13 +111,13 @@ static void run(const Pass& pass, long first, long end, int n_threads) {
     if (o > m.heads * m.head_width) std::memset(rows.attended, 0, whole * o * sizeof(bf16));
     each_part(m, rows, n_threads, [&](const Rows& part, long row) {
         embed(m, pass.packed.token + start + row, pass.packed.position + start + row, part);
-        open_layer(m, m.layer[0], part, 1);
+        open_layer(m, 0, part, 1);
     });
     for (long l = 0; l + 1 < m.layers; l++) {
         attend(pass, l, first, end, rows, n_threads);
         each_part(m, rows, n_threads, [&](const Rows& part, long) {
-            close_layer(m, m.layer[l], part, 1);
-            open_layer(m, m.layer[l + 1], part, 1);
+            close_layer(m, l, part, 1);
+            open_layer(m, l + 1, part, 1);
         });
     }
     attend(pass, m.layers - 1, first, end, rows, n_threads);
@@ -128,7 +128,7 @@ static void run(const Pass& pass, long first, long end, int n_threads) {
         gather(m, rows, from, std::lower_bound(from, all + pass.chosen.n, start + n) - from, start);
     }
     each_part(m, rows, n_threads, [&](const Rows& part, long row) {
-        close_layer(m, m.layer[m.layers - 1], part, 1);
+        close_layer(m, m.layers - 1, part, 1);
         close(m, part, pass.hidden + (out + row) * d);
     });
 }

@@ -111,7 +111,7 @@ void head_forward(const Linear* head, const bf16* x, const int64_t* token, float
     share_rows(*head, x, n, ROWS * sizeof(Seen), n_threads, [&](long start, long m, const bf16* rows, float* sums) {
         Seen* seen = scratch.take<Seen>(ROWS);
         for (long i = 0; i < m; i++) begin(seen[i]);
-        each_panel({head}, 0, head->out, rows, m, sums, [&](long first, long count, long i, const float* sum) {
+        each_panel({head}, 0, head->out, rows, m, sums, {}, [&](long first, long count, long i, const float* sum) {
             const Logits logit(sum, count);
             if (entropy)
                 take_in<true>(seen[i], logit.at, inverse_temperature);
@@ -135,7 +135,7 @@ void head_backward(const Linear* head, const Linear* turned, const bf16* x, cons
         float* total = scratch.take<float>(ROWS * in);
         for (long begin = 0; begin < v; begin += WIDE) {
             const long end = begin + WIDE < v ? begin + WIDE : v;
-            each_panel({head}, begin, end, rows, m, sums, [&](long first, long count, long i, const float* sum) {
+            each_panel({head}, begin, end, rows, m, sums, {}, [&](long first, long count, long i, const float* sum) {
                 const Logits logit(sum, count);
                 slope_panel(logit.at, slope + (start + i) * step, first, v - first < PANEL ? v - first : PANEL,
                             token[start + i], norm[start + i], grad[start + i], inverse_temperature);
@@ -152,7 +152,7 @@ void head_backward(const Linear* head, const Linear* turned, const bf16* x, cons
 void head_logits(const Linear* head, const bf16* x, float* logits, long n, int n_threads) {
     const long v = head->out;
     share_rows(*head, x, n, 0, n_threads, [&](long start, long m, const bf16* rows, float* sums) {
-        each_panel({head}, 0, v, rows, m, sums, [&](long first, long count, long i, const float* sum) {
+        each_panel({head}, 0, v, rows, m, sums, {}, [&](long first, long count, long i, const float* sum) {
             std::memcpy(logits + (start + i) * v + first, sum, count * 4);
         });
     });

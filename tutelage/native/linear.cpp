@@ -55,7 +55,7 @@ static void share_rows(const Linear* const (&layers)[LAYERS], const bf16* x, lon
         scratch.reset(ROWS * padded(in) * 2 + sums_bytes(LAYERS) + 64);
         bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
         each_panel(layers, 0, layers[0]->out, whole_rows(buffer, x + first * in, m, in), m,
-                   scratch.take<float>(2 * LAYERS * SUMS),
+                   scratch.take<float>(2 * LAYERS * SUMS), {},
                    [&](long j, long count, long row, const float* sum) { done(j, count, first + row, sum); });
     });
 }

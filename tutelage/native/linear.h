@@ -56,24 +56,35 @@ static const long GROUP = 80 << 10;    // numbers of a weight that all rows at h
 // Room for the sums of `layers` layers: some are handed on while others are made.
 static inline long sums_bytes(long layers) { return 2 * layers * SUMS * 4 + 64; }
 
-// Columns of a layer with `in` inputs that are a group.
-static inline long group_of(long in) { return GROUP / in > PANEL ? GROUP / in / PANEL * PANEL : PANEL; }
+// Columns of a layer with `in` inputs that are a group for n rows: no more than a panel where all rows stay near anyway.
+static inline long group_of(long in, long n) { return n > FEW && GROUP / in > PANEL ? GROUP / in / PANEL * PANEL : PANEL; }
 
-// The weights of the group behind the columns `first` to `end` of those up to `last`, to be asked for at each step of the
-// products of n rows by this one.
-static inline Ahead group_after(const Linear& layer, long first, long end, long last, long n) {
-    const long in = padded(layer.in), left = last - end, wide = end - first, steps = (n + FEW - 1) / FEW * (wide / 32) * (in / 32);
-    if (left <= 0) return {};
-    return {layer.weight + end * in, ((left < wide ? left : wide) * in / 32 + steps - 1) / steps};
+// The layers that are multiplied by next, whose first columns are asked for beside the last ones of those at hand; null: none.
+struct Next {
+    const Linear *first = nullptr, *second = nullptr;
+};
+
+// Up to `most` columns of a layer's weights from column `from` on, to be asked for in so many steps.
+static inline Ahead columns_ahead(const Linear* layer, long from, long most, long steps) {
+    if (most <= 0) return {};
+    const long in = padded(layer->in);
+    return {layer->weight + from * in, (most * in / 32 + steps - 1) / steps};
+}
+
+// The first group of a layer for n rows.
+static inline Ahead group_ahead(const Linear* layer, long n, long steps) {
+    if (!layer || !layer->weight) return {};
+    const long group = group_of(padded(layer->in), n), out = padded(layer->out);
+    return columns_ahead(layer, 0, group < out ? group : out, steps);
 }
 
 // done(first column, how many, row, sums) for each row of each panel, from column `first` to `end`, of x W^T for the n rows
 // of x and one or more layers alike, whose sums lie SUMS apart. A few rows at a time, which stay in the nearest cache, meet a
-// group of columns, which stays in the next one. Handing on one panel goes on beside the products of the next.
+// group of columns, which stays in the next one. Handing on one panel goes on beside the products of the next one.
 template <long LAYERS, class F>
 static inline void each_panel(const Linear* const (&layers)[LAYERS], long first, long end, const bf16* x, long n, float* sums,
-                              F done) {
-    const long in = padded(layers[0]->in), whole = padded(end), group = group_of(in);
+                              const Next& next, F done) {
+    const long in = padded(layers[0]->in), whole = padded(end), group = group_of(in, n);
     const long real = end < layers[0]->out ? end : layers[0]->out;
     Sums last;
     bool is_second = false;
@@ -82,17 +93,21 @@ static inline void each_panel(const Linear* const (&layers)[LAYERS], long first,
             done(last.first, last.count, last.row, last.sum);
     };
     for (long g = first; g < whole; g += group) {
-        const long stop = g + group < whole ? g + group : whole;
-        Ahead ahead[LAYERS];
-        for (long l = 0; l < LAYERS; l++) ahead[l] = group_after(*layers[l], g, stop, whole, n);
+        const long stop = g + group < whole ? g + group : whole, wide = whole - stop < group ? whole - stop : group;
+        const long steps = LAYERS * ((n + FEW - 1) / FEW) * ((stop - g + 31) / 32) * (in / 32);
+        Ahead ahead[2];
+        for (long l = 0; l < LAYERS; l++) ahead[l] = columns_ahead(layers[l], stop, wide, steps);
+        if (stop == whole) ahead[0] = group_ahead(next.first, n, steps), ahead[1] = group_ahead(next.second, n, steps);
         for (long row = 0; row < n; row += FEW)
             for (long j = g; j < stop; j += PANEL, is_second = !is_second) {
-                const long m = n - row < FEW ? n - row : FEW, steps = LAYERS * (PANEL / 32) * (in / 32), each = (last.n + steps - 1) / steps;
+                const long m = n - row < FEW ? n - row : FEW, width = stop - j < PANEL ? stop - j : PANEL;
+                const long each = (last.n + LAYERS * (width / 32) * (in / 32) - 1) / (LAYERS * (width / 32) * (in / 32));
                 float* mine = sums + is_second * LAYERS * SUMS;
                 for (long l = 0; l < LAYERS; l++)
-                    product(mine + l * SUMS, PANEL, x + row * in, in, layers[l]->weight + j * in, in * 16, whole_steps(m), PANEL,
-                            in, false, [&, l] {
-                                ahead[l].ask();
+                    product(mine + l * SUMS, PANEL, x + row * in, in, layers[l]->weight + j * in, in * 16, whole_steps(m), width,
+                            in, false, [&] {
+                                ahead[0].ask();
+                                ahead[1].ask();
                                 hand_on(each);
                             });
                 hand_on(last.n);
