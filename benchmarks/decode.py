@@ -5,7 +5,7 @@
     python benchmarks/decode.py --size 135M --batch 1 --threads 1
 
 A turn is a whole `generate`, prompts included. Prompts are random ids, no end token occurs, and sampling is at
-temperature 1 over the whole vocabulary. Our own line also tells the rate of the decoding steps alone, by their median.
+temperature 1 over the whole vocabulary. Our own line also tells the rate of the decoding steps alone.
 """
 
 import json
@@ -70,9 +70,9 @@ class StepClock:
             self._told.append((time.perf_counter(), drawn))
 
     def steps_alone(self) -> dict[str, float]:
-        """Tokens a second in the median of the times behind the first, in which the prompts were computed, too.
+        """Tokens a second in the median of what was told behind the first time, in which prompts were computed, too.
 
-        The rate of reading beside it is a median, too: neither counts a moment in which another took the core.
+        The rate of reading beside it is a median, too. Answers of a few tokens come at once: nothing then.
         """
         rates = [drawn / (now - before) for (before, _), (now, drawn) in pairwise(self._told)]
         return {"step_tokens_s": statistics.median(rates)} if rates else {}

@@ -118,11 +118,16 @@ def _decode(rows: Sequence[Row]) -> Iterable[Figure]:
                 yield from at_least(number, what, row, fastest(row, family), bar)
 
 
+def _has_steps(row: Row) -> bool:
+    """Whether the answers were long enough to time steps by themselves."""
+    return "step_tokens_s" in row["sides"]["tutelage"]
+
+
 def _batch_one(rows: Sequence[Row]) -> Iterable[Figure]:
     for size in ("60M", "135M"):
         for threads, bar in ((1, 0.9), (2, 0.8)):
             row = quietest(rows, "decode", size=size, batch=1, threads=threads)
-            if row:
+            if row and _has_steps(row):
                 share = row["sides"]["tutelage"]["step_tokens_s"] * row["weight_bytes"] / 1e9 / row["read_gb_s"]
                 what = f"decode, batch 1, {size}, {threads} thread{'s' * (threads > 1)}: share of the memory's rate"
                 yield Figure(3, what, f"≥ {bar:.0%}", f"{share:.0%}", share >= bar, row)
@@ -131,7 +136,7 @@ def _batch_one(rows: Sequence[Row]) -> Iterable[Figure]:
 def _matrix_share(rows: Sequence[Row]) -> Iterable[Figure]:
     for batch, threads in ((16, 1), (64, 1), (16, 2), (64, 2), (256, 2)):
         row = latest(rows, "decode", size="10M", batch=batch, lengths="equal", threads=threads)
-        if row:
+        if row and _has_steps(row):
             mine = row["sides"]["tutelage"]
             steps = mine["step_tokens_s"] * row["step_operations_per_token"] / peak(row)
             whole = row["operations"] / mine["seconds"] / peak(row)
@@ -204,7 +209,7 @@ def _on_a_card(rows: Sequence[Row]) -> Iterable[Figure]:
     """Bars of a GPU, where the sizes are larger and memory is what limits decoding."""
     for size in ("135M", "0.5B", "1.5B"):
         row = latest(rows, "decode", size=size, batch=64, lengths="equal")
-        if row and row["device"] != "cpu":
+        if row and _has_steps(row) and row["device"] != "cpu":
             steps = row["sides"]["tutelage"]["step_tokens_s"] / row["batch"]
             share = steps * row["weight_bytes"] / 1e9 / row["read_gb_s"]
             what = f"decode on a card, batch 64, {size}: share of the memory's rate"

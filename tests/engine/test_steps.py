@@ -154,6 +154,22 @@ def test_other_ways_of_drawing_read_the_same_logits(model, steps, settings):
         ]
 
 
+def test_who_asks_is_shown_every_step_and_progress_is_told_every_token(model, steps):
+    cfg, shown, told = SamplingConfig(max_new_tokens=20), [], []
+    requests = [Request(p, (i,)) for i, p in enumerate(PROMPTS)]
+    engine = Engine(model, end_id=END, window=96, config=EngineConfig(slots=3), precision="bf16")
+    samples = engine.generate(
+        requests, cfg, step=lambda running: shown.append({r.i_request: r.token_ids for r in running})
+    )
+    assert len(steps) >= max(len(s.token_ids) for s in samples) - 1
+    for i, s in enumerate(samples):
+        seen = [ids for ids in (now.get(i) for now in shown) if ids]
+        assert [len(ids) for ids in seen] == list(range(2, len(s.token_ids))) or len(s.token_ids) < 3
+        assert all(ids == list(s.token_ids[: len(ids)]) for ids in seen)
+    assert drawn(engine.generate(requests, cfg, progress=told.append)) == drawn(samples)
+    assert sum(told) == sum(len(s.token_ids) for s in samples) and len(told) < len(shown)
+
+
 def test_nothing_is_stale_after_the_weights_change(model, steps):
     cfg = SamplingConfig(max_new_tokens=12)
     before = drawn(generate(model, cfg))

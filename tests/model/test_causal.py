@@ -74,3 +74,20 @@ def test_the_model_stays_in_evaluation_mode(small_causal):
     assert not any(m.training for m in model.modules())
     with torch.no_grad():
         assert torch.equal(model.logp(*problem())[0], model.logp(*problem())[0])
+
+
+def test_positions_that_were_replaced_are_read_with_and_without_gradient(small_causal):
+    model = small_causal("gpt2")
+    token_BT, length_B = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([5])
+    mask_BT = torch.arange(5)[None] > 0
+
+    def logp():
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.logp(token_BT, length_B, mask_BT)[0].detach()
+
+    with torch.no_grad():
+        before_BT = logp()
+        model.hf.transformer.wpe.weight = torch.nn.Parameter(model.hf.transformer.wpe.weight * 2)
+        scored_BT = logp()
+    torch.testing.assert_close(scored_BT, logp(), atol=1e-3 if model.is_fusable else 0.1, rtol=0)
+    assert not torch.allclose(scored_BT, before_BT, atol=0.2)

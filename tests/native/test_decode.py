@@ -122,7 +122,7 @@ def test_many_steps_in_one_call_are_the_steps_one_by_one_and_a_sample_is_what_it
     assert same(alone, together)
     ends = [alone.token_RL[i, d - 1] for i, d in enumerate(alone.drawn_R)]
     assert all(d == limits[i] or ends[i] == 7 for i, d in enumerate(alone.drawn_R))
-    assert 7 in ends and any(order[0] != sorted(order[0]) for _ in order)  # some ended early, and others moved
+    assert 7 in ends and sum(o != sorted(o) for o in order) > 3  # some ended early, and others moved
     token_S, position_S = inputs(n)
     for i in range(0, n, 7):
         one = draws_of(token_S[i : i + 1], position_S[i : i + 1] % 7, limit=max(limits))
@@ -143,7 +143,7 @@ def test_what_cannot_be_run_is_refused(weights):
     token_S, position_S = inputs(2)
     for change, words in [
         (("limit_R", 40), "a position that the slots"), (("drawn_R", 0), "without a first token"),
-        (("drawn_R", 9), "is over"),
+        (("drawn_R", 9), "is over"), (("limit_R", 12), "beyond the room"),
     ]:  # fmt: skip
         draws = draws_of(token_S, position_S)
         getattr(draws, change[0])[1] = change[1]

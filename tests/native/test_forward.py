@@ -3,12 +3,14 @@
 N tokens, B sequences, U rows that are read, D width, G key heads, K head width.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tutelage.native.forward import Into, forward
 from tutelage.native.kernels import Heads, Norm, Sequences
-from tutelage.native.layer import LayerWeights
+from tutelage.native.layer import GELU, SILU_OF_GATE, LayerWeights
 from tutelage.native.linear import Paired, pair
 from tutelage.native.plain import rms_norm, rotate
 from tutelage.native.slots import POSITIONS, Slots
@@ -28,21 +30,32 @@ def layer_of(*sizes, seed):
     return Paired(pair([noise(*sizes, seed=seed)]), *sizes)
 
 
-def weights_of(k_norm_K=None):
-    layers = [
-        LayerWeights(
-            layer_of(HEADS.columns, D, seed=i), layer_of(D, 4 * K, seed=i + 1), layer_of(F, D, seed=i + 2),
-            layer_of(F, D, seed=i + 3), layer_of(D, F, seed=i + 4), NORM, NORM, k_norm_K, k_norm_K, None,
-        )
-        for i in (10, 20)
-    ]  # fmt: skip
-    embedding_VD = noise(V, D, seed=1, scale=1.0)
-    return DecoderWeights(embedding_VD, None, layers, NORM, None, HEADS, ANGLE_TK.cos(), ANGLE_TK.sin())
+def layer_at(i, kind, k_norm_K):
+    """Norms by root mean square and gates, or means, biases and no gates; one after the other, or both beside."""
+    if kind == "llama":
+        norm, bias, gate = NORM, lambda _n: None, layer_of(F, D, seed=i + 2)
+    else:
+        norm, bias, gate = replace(NORM, bias_D=noise(D, seed=i)), lambda n: noise(n, seed=n).bfloat16(), None
+    qkv, out, up, down = (
+        replace(layer_of(o, n, seed=i + seed), bias_O=bias(o))
+        for seed, o, n in ((0, HEADS.columns, D), (1, D, 4 * K), (3, F, D), (4, D, F))
+    )
+    activation = SILU_OF_GATE if gate else GELU
+    return LayerWeights(
+        qkv, out, gate, up, down, norm, norm, k_norm_K, k_norm_K, None, activation, is_parallel=kind == "neox"
+    )
 
 
-@pytest.fixture(scope="module")
-def weights():
-    return weights_of()
+def weights_of(kind="llama", k_norm_K=None):
+    layers = [layer_at(i, kind, k_norm_K) for i in (10, 20)]
+    embedding_VD, place_PD = noise(V, D, seed=1, scale=1.0), None if kind == "llama" else noise(700, D, seed=2)
+    last = NORM if kind == "llama" else replace(NORM, bias_D=noise(D, seed=3))
+    return DecoderWeights(embedding_VD, place_PD, layers, last, None, HEADS, ANGLE_TK.cos(), ANGLE_TK.sin())
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt", "neox"])
+def weights(request):
+    return weights_of(request.param)
 
 
 def rows_of(lengths):
@@ -65,8 +78,9 @@ def on_threads(n, call):
         torch.set_num_threads(1)
 
 
-# Short ones that are dealt out, one that all threads share, more than a thread takes together, and ragged ends.
-LENGTHS = [[5], [1, 2, 3], [64] * 12, [600], [300, 5, 290], [17, 130, 64, 1, 33, 200, 7, 129] * 3]
+# Short ones that are dealt out, one that all threads share, more than a thread takes together, ragged ends, and what
+# two threads share in two goes.
+LENGTHS = [[5], [1, 2, 3], [64] * 12, [600], [300, 5, 290], [17, 130, 64, 1, 33, 200, 7, 129] * 3, [690, 690, 690, 20]]
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
@@ -101,7 +115,7 @@ def test_branches_are_what_they_are_behind_a_trunk_of_their_own(n_threads, weigh
         torch.tensor([0, len(token_N)]), torch.tensor([trunk]), own_N, position_N, ANGLE_TK.cos(), ANGLE_TK.sin()
     )
     got_ND = on_threads(n_threads, lambda: forward(weights, token_N, family))
-    for first, n in zip(begin.tolist(), branches, strict=False):
+    for first, n in zip(begin.tolist()[:-1], branches, strict=True):
         row = torch.cat([token_N[:trunk], token_N[first : first + n]])
         alone_ND = forward(weights, row, rows_of([len(row)]))
         torch.testing.assert_close(got_ND[first : first + n], alone_ND[trunk:], atol=0.05, rtol=0.05)
@@ -115,7 +129,7 @@ def test_slots_are_filled_with_turned_keys_and_values_of_their_prompt_alone(has_
     token_N, rows = tokens(sum(lengths)), rows_of(lengths)
     keys, values = ([torch.zeros(5, 2, POSITIONS, 32).bfloat16() for _ in range(2)] for _ in range(2))
     into = Into(Slots(keys, values, HEADS), taken)
-    on_threads(n_threads, lambda: forward(weights_of(norm_K), token_N, rows, into=into))
+    on_threads(n_threads, lambda: forward(weights_of(k_norm_K=norm_K), token_N, rows, into=into))
     h_ND = rms_norm(noise(V, D, seed=1, scale=1.0)[token_N], NORM.weight_D, NORM.eps).bfloat16().float()
     qkv_NHK = (h_ND @ noise(HEADS.columns, D, seed=10).bfloat16().float().T).view(len(token_N), 8, K)
     key_GNK, value_GNK = qkv_NHK[:, 4:6].transpose(0, 1), qkv_NHK[:, 6:].transpose(0, 1)

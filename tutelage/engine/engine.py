@@ -1,4 +1,4 @@
-"""The rollout engine: requests in, samples out. One step admits, prefills, decodes one token a slot and releases."""
+"""The rollout engine: requests in, samples out. One turn admits, prefills, decodes some tokens a slot and releases."""
 
 import contextlib
 from collections.abc import Callable, Sequence

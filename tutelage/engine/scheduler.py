@@ -75,7 +75,7 @@ class Scheduler:
         """Takes as many waiting samples as there are free slots, if these are enough; they follow the running ones."""
         if self.n_running > self.few:
             return []
-        taken = self.samples[self._n_admitted :][: len(self.row_S) - self.n_running]
+        taken = self.samples[self._n_admitted : self._n_admitted + len(self.row_S) - self.n_running]
         self.row_S[self.n_running :][: len(taken)] = [s.row for s in taken]
         self.n_running += len(taken)
         self._n_admitted += len(taken)

@@ -33,7 +33,7 @@ class Steps:
         self._append(first, drawn)
 
     def run(self, end_id: int, most: int) -> int:
-        """Draws a token for all running samples, once or, where nothing waits for it, up to `most` times.
+        """Draws a token for all running samples; on the kernels up to `most` times, or until waiting ones have room.
 
         Frees the slots of those that end. Returns how many tokens were drawn.
         """

@@ -34,8 +34,8 @@ class Kind(Protocol):
 
     blocks: list[Any]
     embedding: nn.Embedding
-    place_PD: Tensor | None  # what is added at each position that the model knows
 
+    def place(self) -> Tensor | None: ...
     def embed(self, token_N: Tensor, position_N: Tensor) -> Tensor: ...
     def heads(self) -> Heads: ...
     def angles(self, n: int) -> tuple[Tensor, Tensor]: ...
@@ -105,10 +105,11 @@ class Trunk:
     def _weights(self, head: Paired | None) -> DecoderWeights:
         """Those of now."""
         kind = self._kind
+        place_PD = kind.place()
         weight_D, bias_D, eps = kind.last_norm()
         return DecoderWeights(
             kind.embedding.weight.detach(),
-            None if kind.place_PD is None else kind.place_PD.detach(),
+            None if place_PD is None else place_PD.detach(),
             [kind.weights(self._cache, i) for i in range(len(kind.blocks))],
             Norm(weight_D.detach(), None if bias_D is None else bias_D.detach(), eps),
             head,

@@ -30,7 +30,6 @@ def _turned_round(x: Tensor) -> Tensor:
 class _GPTKind(ABC):
     """Layer norms, biases everywhere, an MLP without gates. What differs is where a block keeps its layers."""
 
-    place_PD: Tensor | None = None
     is_parallel = False
     order: Order = staticmethod(as_it_is)  # of all weights but the joined projections
     qkv_order: Order = staticmethod(as_it_is)
@@ -41,6 +40,10 @@ class _GPTKind(ABC):
         self._body, self._config = body, hf.config
         self.blocks: list[Any] = []
         self.embedding: nn.Embedding
+
+    def place(self) -> Tensor | None:
+        """What is added at each position that the model knows [P, D]."""
+        return None
 
     @abstractmethod
     def _parts(self, block: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
@@ -121,7 +124,10 @@ class GPT2Kind(_GPTKind):
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__(hf)
         self.blocks, self.embedding = list(self._body.h), self._body.wte
-        self.place_PD = self._body.wpe.weight
+
+    def place(self) -> Tensor | None:
+        weight_PD: Tensor = self._body.wpe.weight
+        return weight_PD
 
     def embed(self, token_N: Tensor, position_N: Tensor) -> Tensor:
         x_ND: Tensor = self.embedding(token_N) + self._body.wpe(position_N)

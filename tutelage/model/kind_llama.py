@@ -22,13 +22,14 @@ BIASED = ("q_proj", "k_proj", "v_proj")  # layers that may carry a bias
 class LlamaKind:
     """Gated MLP, RMS norms, rotary positions."""
 
-    place_PD: Tensor | None = None
-
     def __init__(self, hf: PreTrainedModel) -> None:
         body: Any = hf.base_model
         self._body = body
         self.blocks: list[Any] = list(body.layers)
         self.embedding: nn.Embedding = body.embed_tokens
+
+    def place(self) -> Tensor | None:
+        return None
 
     def embed(self, token_N: Tensor, position_N: Tensor) -> Tensor:
         x_ND: Tensor = self.embedding(token_N)

@@ -165,7 +165,7 @@ static void backward_task(const bf16* qkv, const bf16* out, const bf16* grad, co
 
 extern "C" {
 
-// -> out[n, heads, width] bf16, and lse[n, heads] unless null: what the backward pass needs.
+// -> out[n, heads, width] bf16, and lse[n, heads]: what the backward pass needs.
 void attention_forward(const bf16* qkv, const int64_t* start, const int64_t* trunk, const int64_t* own,
                        const int64_t* position, long n_sequences, long heads, long groups, long width,
                        float scale, const float* cos, const float* sin, const float* q_norm, const float* k_norm,
@@ -175,7 +175,7 @@ void attention_forward(const bf16* qkv, const int64_t* start, const int64_t* tru
         const long b = task / groups, first = start[b];
         const Sight sight = {position + first, own + first, start[b + 1] - first, trunk[b]};
         forward_task(qkv + first * shape.row(), shape, sight, task % groups, out + first * heads * width, heads * width,
-                     lse ? lse + first * heads : nullptr, nullptr, nullptr);
+                     lse + first * heads, nullptr, nullptr);
     });
 }
 

@@ -65,8 +65,8 @@ class Decoder:
     def logits(self, token_S: Tensor, position_S: Tensor) -> Tensor:
         """Next-token logits [S, V] float32 of one more token in each of the first slots, until the next call."""
         n = len(token_S)
-        assert n <= self._slots, f"{n} rows, but {self._slots} slots"
-        assert not n or int(position_S.max()) < self._n_positions, "a position that the slots or the model do not have"
+        assert 0 < n <= self._slots, f"{n} rows, but {self._slots} slots"
+        assert int(position_S.max()) < self._n_positions, "a position that the slots or the model do not have"
         kernels_of().decode_step(
             self._weights_at, self._slots_at, at(token_S, I64, n), at(position_S, I64, n), ctypes.c_long(n),
             ctypes.c_void_p(self._logits_SV.data_ptr()), threads(),
@@ -83,13 +83,14 @@ class Decoder:
         Returns how many samples still run, and how many tokens were drawn.
         """
         d, running = draws, row_S[:n]
-        assert n <= self._slots, f"{n} rows, but {self._slots} slots"
-        assert not n or int((d.prompt_R[running] + d.limit_R[running]).max()) <= self._n_positions + 1, (
+        limit_S, drawn_S = d.limit_R[running], d.drawn_R[running]
+        assert 0 < n <= min(self._slots, len(row_S)), f"{n} rows, but {self._slots} slots"
+        assert row_S.dtype == np.int64 and row_S.flags.c_contiguous, "samples of slots in another form"
+        assert int((d.prompt_R[running] + limit_S).max()) <= self._n_positions + 1, (
             "a position that the slots or the model do not have"
         )
-        assert not n or ((d.drawn_R[running] >= 1).all() and (d.drawn_R[running] < d.limit_R[running]).all()), (
-            "a sample without a first token, or one that is over"
-        )
+        assert limit_S.max() <= d.token_RL.shape[1], "a limit beyond the room for tokens"
+        assert (drawn_S >= 1).all() and (drawn_S < limit_S).all(), "a sample without a first token, or one that is over"
         asked = _Draws(
             *(x.ctypes.data for x in (d.seed_R, d.prompt_R, d.limit_R, d.drawn_R, d.token_RL, d.logp_RL)),
             d.token_RL.shape[1],

@@ -55,13 +55,14 @@ static void share_range(long count, long least, long numbers, int n_threads, F w
     });
 }
 
-// each_panel of all columns of x W^T for some layers alike, columns shared out.
+// each_panel of all columns of x W^T for some layers alike, columns shared out. Who shares cannot know which columns it
+// takes next.
 template <long LAYERS, class F>
 static void share_columns(const Linear* const (&layers)[LAYERS], const bf16* x, long n, int n_threads, const Next& next,
                           F done) {
     share_range(layers[0]->out, 32, LAYERS * layers[0]->out * layers[0]->in, n_threads, [&](long first, long end) {
         scratch.reset(sums_bytes(LAYERS));
-        each_panel(layers, first, end, x, n, scratch.take<float>(2 * LAYERS * SUMS), next, done);
+        each_panel(layers, first, end, x, n, scratch.take<float>(2 * LAYERS * SUMS), n_threads == 1 ? next : Next{}, done);
     });
 }
 

@@ -13,6 +13,7 @@
 #include "decoder.h"
 
 static const long NEAR_ROWS = 256;  // that stay near while they go through a layer's steps, for which its weights are read
+static const long MOST_KEPT = 32 << 20;  // bytes of what a thread works in that it keeps for the next pass
 static const double EVEN = 1.2;     // times its share of rows: the most that a thread should get
 
 // Sequence b holds the rows start[b] to start[b + 1]; trunk and own as in attention.cpp.
@@ -45,12 +46,18 @@ struct Pass {
 static thread_local Scratch hall;  // of the sequences that a thread, or all together, take through the layers
 static thread_local Scratch room;  // of rows that one thread takes through some steps
 
+// Rows of a part: fewer than stay near where the threads would not get some each, and one that is held up does fewer.
+static long part_of(long n, int n_threads) {
+    const long wanted = n_threads > 1 ? 2 * n_threads : 1, each = ((n + wanted - 1) / wanted + FEW - 1) / FEW * FEW;
+    return std::max(FEW, std::min(NEAR_ROWS, each));
+}
+
 // work(rows, the first of them) for parts of these rows, each with room of its own for what is not kept between the steps.
 template <class F>
 static void each_part(const Decoder& m, const Rows& rows, int n_threads, F work) {
-    const long in = padded(m.width), o = padded(m.heads * m.head_width), step = padded(m.inner), most = whole_steps(NEAR_ROWS);
-    share((rows.n + NEAR_ROWS - 1) / NEAR_ROWS, n_threads, [&](long part) {
-        const long first = part * NEAR_ROWS, n = std::min(NEAR_ROWS, rows.n - first);
+    const long in = padded(m.width), o = padded(m.heads * m.head_width), step = padded(m.inner), most = part_of(rows.n, n_threads);
+    share((rows.n + most - 1) / most, n_threads, [&](long part) {
+        const long first = part * most, n = std::min(most, rows.n - first);
         room.reset(most * (in + step) * sizeof(bf16) + 128);
         bf16 *h = room.take<bf16>(most * in), *gated = room.take<bf16>(most * step);
         if (in > m.width) std::memset(h, 0, most * in * sizeof(bf16));
@@ -131,6 +138,7 @@ static void run(const Pass& pass, long first, long end, int n_threads) {
         close_layer(m, m.layers - 1, part, 1);
         close(m, part, pass.hidden + (out + row) * d);
     });
+    hall.drop_above(MOST_KEPT);
 }
 
 // Borders between runs of whole sequences, each with `least` rows or more but perhaps the last one.

@@ -286,6 +286,13 @@ struct Scratch {
         used += (n * long(sizeof(T)) + 63) / 64 * 64;
         return piece;
     }
+    // Gives large memory back to the system.
+    void drop_above(long bytes) {
+        if (size <= bytes) return;
+        std::free(start);
+        start = nullptr;
+        size = 0;
+    }
     ~Scratch() { std::free(start); }
 };
 
