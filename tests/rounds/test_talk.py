@@ -6,6 +6,8 @@ import pytest
 
 from tutelage.engine.request import SamplingConfig
 from tutelage.errors import ConfigError, DataError, ModelError
+from tutelage.rounds import talk as talk_room
+from tutelage.rounds.machines import complete
 from tutelage.rounds.talk import Conversation, converse, open_speaker, resolve, sample, stages
 
 SHORT = SamplingConfig(max_new_tokens=6)
@@ -53,6 +55,15 @@ def test_a_speaker_is_named_by_its_weights_where_lineage_tells_them(small_run, s
     assert open_speaker(folder := str(small_folder())).version == folder
     with pytest.raises(ModelError, match="no such model folder"):
         open_speaker("/nowhere/at/all")
+
+
+@pytest.mark.parametrize(("is_fast", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_it_speaks_in_the_precision_that_is_fastest_here(is_fast, precision, small_run, monkeypatch):
+    monkeypatch.setattr(talk_room, "has_fast_bf16", lambda: is_fast)
+    asked = []
+    monkeypatch.setattr(talk_room, "complete", lambda *a, **kw: (asked.append(kw["precision"]), complete(*a, **kw))[1])
+    Conversation(open_speaker(str(small_run)), SHORT, seed=1).answer("hello")
+    assert asked == [precision]
 
 
 def test_samples_stand_beside_their_prompts_and_do_not_depend_on_company(small_run, ask):

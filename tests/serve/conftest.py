@@ -10,9 +10,10 @@ from tutelage.serve.voice import Voice
 from tutelage.store.db import open_store
 
 
-@pytest.fixture
-def voice(small_causal, small_chat):
-    return Voice("sft", "sft-0123456789ab", small_causal(), small_chat, lineage={"stage": "sft", "weights": "0123"})
+@pytest.fixture(params=["fp32", "bf16"])
+def voice(request, small_causal, small_chat):
+    lineage = {"stage": "sft", "weights": "0123"}
+    return Voice("sft", "sft-0123456789ab", small_causal(), small_chat, lineage=lineage, precision=request.param)
 
 
 @pytest.fixture

@@ -41,7 +41,9 @@ def serve(
     folder = Path(locate(speaker.source))
     is_ours = (folder / LINEAGE).is_file() and {"stage", "weights"} <= read_lineage(folder).keys()
     lineage = read_lineage(folder) if is_ours else None
-    voice = Voice(speaker.name, speaker.version, speaker.model, speaker.chat, lineage=lineage)
+    voice = Voice(
+        speaker.name, speaker.version, speaker.model, speaker.chat, lineage=lineage, precision=speaker.precision
+    )
     if not store:
         return run(config, voice, None, told=say)
     with open_store(store) as opened:

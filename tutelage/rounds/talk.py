@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.engine.engine import EngineConfig
+from tutelage.engine.engine import EngineConfig, Precision
 from tutelage.engine.request import SamplingConfig
 from tutelage.errors import ConfigError
 from tutelage.log import Progress
@@ -20,6 +20,7 @@ from tutelage.rounds.machines import complete, fitting
 from tutelage.rounds.prepare import version_id
 from tutelage.rounds.run import CONFIG
 from tutelage.seed import derive
+from tutelage.train.learner import has_fast_bf16
 from tutelage.types import Completion, Message, Prompt
 
 CHUNK = 64  # prompts answered between two redrawings of the live line
@@ -35,6 +36,7 @@ class Speaker:
     version: str  # of its weights, where lineage names them
     model: CausalModel
     chat: Chat
+    precision: Precision = "fp32"  # of its passes
 
 
 def is_run(folder: Path) -> bool:
@@ -81,10 +83,10 @@ def _best(folder: Path, known: Mapping[str, Path]) -> str:
 
 
 def open_speaker(where: str, stage: str = "") -> Speaker:
-    """Opens the policy that `resolve` finds."""
+    """Opens the policy that `resolve` finds, to answer in the precision that is fastest here."""
     name, source = resolve(where, stage)
     model, chat = load_causal(source)
-    return Speaker(name, source, _version(source), model, chat)
+    return Speaker(name, source, _version(source), model, chat, "bf16" if has_fast_bf16() else "fp32")
 
 
 def _version(source: str) -> str:
@@ -119,6 +121,7 @@ def _complete(
         engine=EngineConfig(slots=min(CHUNK, n * len(prompts))),
         model_version=speaker.version,
         seed=seed,
+        precision=speaker.precision,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.engine.engine import Engine, EngineConfig
+from tutelage.engine.engine import Engine, EngineConfig, Precision
 from tutelage.engine.request import Request, Sample, SamplingConfig
 from tutelage.engine.scheduler import Running
 from tutelage.errors import DataError
@@ -31,15 +31,23 @@ class Asked:
 class Voice:
     """An opened model with its name and the name of its weights.
 
-    version  of the weights, where lineage names them; else where they came from
-    lineage  what was written down with the weights; None for a model that tutelage did not make
+    version    of the weights, where lineage names them; else where they came from
+    lineage    what was written down with the weights; None for a model that tutelage did not make
+    precision  of its passes
     """
 
     def __init__(
-        self, name: str, version: str, model: CausalModel, chat: Chat, *, lineage: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        version: str,
+        model: CausalModel,
+        chat: Chat,
+        *,
+        lineage: Mapping[str, Any] | None = None,
+        precision: Precision = "fp32",
     ) -> None:
         self.name, self.version, self.chat, self.lineage = name, version, chat, lineage
-        self._model, self._lock = model, threading.Lock()
+        self._model, self._precision, self._lock = model, precision, threading.Lock()
 
     def understand(
         self,
@@ -73,7 +81,11 @@ class Voice:
     def speak(self, asked: Asked, step: Callable[[Sequence[Running]], None] | None = None) -> list[Completion]:
         """The answers, in order. One request at a time has the model; the others wait."""
         engine = Engine(
-            self._model, end_id=self.chat.end_id, window=self.chat.window, config=EngineConfig(slots=len(asked.seeds))
+            self._model,
+            end_id=self.chat.end_id,
+            window=self.chat.window,
+            config=EngineConfig(slots=len(asked.seeds)),
+            precision=self._precision,
         )
         with self._lock:
             drawn = engine.generate([Request(asked.prompt_ids, asked.seeds)], asked.sampling, step=step)
