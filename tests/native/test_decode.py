@@ -71,14 +71,6 @@ def draws_of(token_S, position_S, *, limit=9, seed=0):
     return draws
 
 
-def on_threads(n, call):
-    torch.set_num_threads(n)
-    try:
-        return call()
-    finally:
-        torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
 @pytest.mark.parametrize("n", [1, 3, 17, 65])
 def test_it_draws_what_the_sampler_draws_from_the_same_logits(weights, n, temperature):
@@ -94,7 +86,7 @@ def test_it_draws_what_the_sampler_draws_from_the_same_logits(weights, n, temper
         torch.testing.assert_close(torch.from_numpy(draws.logp_RL[:, 1]), logp_S, atol=2e-6, rtol=1e-6)
 
 
-def rollout(weights, n, *, steps, limits, end_id, n_threads=1, few=0):
+def rollout(weights, n, *, steps, limits, end_id, few=0, on=lambda call: call()):
     """Runs n samples to their ends, or until few run; the draws, which samples ran in which slots after each call."""
     token_S, position_S = inputs(n)
     draws = draws_of(token_S, position_S % 7, limit=max(limits))
@@ -102,7 +94,7 @@ def rollout(weights, n, *, steps, limits, end_id, n_threads=1, few=0):
     decoder, row_S, left, order, total = open_decoder(weights)[0], np.arange(n), n, [], n
     while left > few:
         call = partial(decoder.run, draws, row_S, left, end_id=end_id, temperature=1.0, steps=steps, few=few)
-        left, drawn = on_threads(n_threads, call)
+        left, drawn = on(call)
         total += drawn
         order.append(row_S[:left].tolist())
     assert total == draws.drawn_R.sum()
@@ -114,11 +106,13 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_many_steps_in_one_call_are_the_steps_one_by_one_and_a_sample_is_what_it_is_alone(weights, n_threads):
+def test_many_steps_in_one_call_are_the_steps_one_by_one_and_a_sample_is_what_it_is_alone(
+    weights, n_threads, on_threads
+):
     n = 40
     limits = [2 + i % 9 for i in range(n)]
     alone, order = rollout(weights, n, steps=1, limits=limits, end_id=7)
-    together, _ = rollout(weights, n, steps=100, limits=limits, end_id=7, n_threads=n_threads)
+    together, _ = rollout(weights, n, steps=100, limits=limits, end_id=7, on=partial(on_threads, n_threads))
     assert same(alone, together)
     ends = [alone.token_RL[i, d - 1] for i, d in enumerate(alone.drawn_R)]
     assert all(d == limits[i] or ends[i] == 7 for i, d in enumerate(alone.drawn_R))
@@ -152,7 +146,7 @@ def test_what_cannot_be_run_is_refused(weights):
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_a_row_does_not_depend_on_its_company_or_the_threads(weights, n_threads):
+def test_a_row_does_not_depend_on_its_company_or_the_threads(weights, n_threads, on_threads):
     token_S, position_S = inputs(67)
     together_SV = on_threads(n_threads, lambda: open_decoder(weights)[0].logits(token_S, position_S))
     for i in range(67):
@@ -161,7 +155,7 @@ def test_a_row_does_not_depend_on_its_company_or_the_threads(weights, n_threads)
 
 
 @pytest.mark.parametrize("n", [1, 7, 23])
-def test_threads_that_share_out_columns_change_no_bit(n):
+def test_threads_that_share_out_columns_change_no_bit(n, on_threads):
     # More weights than a thread's cache holds, and so few rows a thread that each reads only a part of them.
     large = weights_of(40_003, 2_001)
     token_S, position_S = inputs(n)

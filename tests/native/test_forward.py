@@ -70,14 +70,6 @@ def tokens(n):
     return torch.randint(V, (n,), generator=torch.Generator().manual_seed(n))
 
 
-def on_threads(n, call):
-    torch.set_num_threads(n)
-    try:
-        return call()
-    finally:
-        torch.set_num_threads(1)
-
-
 # Short ones that are dealt out, one that all threads share, more than a thread takes together, ragged ends, and what
 # two threads share in two goes.
 LENGTHS = [[5], [1, 2, 3], [64] * 12, [600], [300, 5, 290], [17, 130, 64, 1, 33, 200, 7, 129] * 3, [690, 690, 690, 20]]
@@ -85,7 +77,7 @@ LENGTHS = [[5], [1, 2, 3], [64] * 12, [600], [300, 5, 290], [17, 130, 64, 1, 33,
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_a_sequence_does_not_depend_on_its_company_or_the_threads(lengths, n_threads, weights):
+def test_a_sequence_does_not_depend_on_its_company_or_the_threads(lengths, n_threads, weights, on_threads):
     token_N = tokens(sum(lengths))
     alone = [forward(weights, x.clone(), rows_of([len(x)])) for x in token_N.split(lengths)]
     together_ND = on_threads(n_threads, lambda: forward(weights, token_N, rows_of(lengths)))
@@ -95,7 +87,7 @@ def test_a_sequence_does_not_depend_on_its_company_or_the_threads(lengths, n_thr
 @pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("chosen", ["last", "every third", "none"])
-def test_the_rows_that_are_read_are_those_of_the_whole_pass(chosen, lengths, n_threads, weights):
+def test_the_rows_that_are_read_are_those_of_the_whole_pass(chosen, lengths, n_threads, weights, on_threads):
     n = sum(lengths)
     token_N, rows = tokens(n), rows_of(lengths)
     read_U = {"last": rows.start_B1[1:] - 1, "every third": torch.arange(1, n, 3), "none": torch.arange(0)}[chosen]
@@ -105,7 +97,7 @@ def test_the_rows_that_are_read_are_those_of_the_whole_pass(chosen, lengths, n_t
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_branches_are_what_they_are_behind_a_trunk_of_their_own(n_threads, weights):
+def test_branches_are_what_they_are_behind_a_trunk_of_their_own(n_threads, weights, on_threads):
     trunk, branches = 40, [3, 150, 20]
     token_N = tokens(trunk + sum(branches))
     begin = torch.tensor([trunk, *branches]).cumsum(0)
@@ -123,7 +115,7 @@ def test_branches_are_what_they_are_behind_a_trunk_of_their_own(n_threads, weigh
 
 @pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize("has_norm", [False, True])
-def test_slots_are_filled_with_turned_keys_and_values_of_their_prompt_alone(has_norm, n_threads):
+def test_slots_are_filled_with_turned_keys_and_values_of_their_prompt_alone(has_norm, n_threads, on_threads):
     norm_K = noise(K, seed=2) + 1 if has_norm else None
     lengths, taken = [3, 14, 2], [[4, 1], [], [2]]
     token_N, rows = tokens(sum(lengths)), rows_of(lengths)
