@@ -25,8 +25,8 @@ from world import WINDOW, open_world, random_ids
 
 from tutelage.engine.engine import Engine, EngineConfig
 from tutelage.engine.request import Request, SamplingConfig
+from tutelage.model.device import has_fast_bf16
 from tutelage.model.load import load_causal
-from tutelage.train.learner import has_fast_bf16
 
 SHORTEST = 10  # tokens, where stop lengths are drawn
 
@@ -35,7 +35,7 @@ def serve(asked: dict[str, Any]) -> None:
     """Our side: the engine as a recipe builds it."""
     torch.set_num_threads(asked["threads"])
     model, _ = load_causal(asked["model"], device=machine.device())
-    precision = "bf16" if has_fast_bf16() else "fp32"
+    precision = "bf16" if has_fast_bf16(model.device) else "fp32"
     engine = Engine(
         model,
         end_id=model.vocabulary,  # none that could be drawn

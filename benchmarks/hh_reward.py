@@ -24,12 +24,13 @@ import torch
 from tutelage.data.comparisons import comparison_batch, ranked_rows, without_oldest_turns
 from tutelage.evals.reward_model import evaluate
 from tutelage.formats.detect import read_feedback
+from tutelage.model.device import AUTO, find_device, has_fast_bf16
 from tutelage.model.reward_model import RewardModel, Weighing, new_reward_model
 from tutelage.reward.scorer import Scorer
 from tutelage.stats.dedupe import normalise
 from tutelage.stats.intervals import wilson
 from tutelage.train import reward_model as loop
-from tutelage.train.learner import ComputeConfig, has_fast_bf16
+from tutelage.train.learner import ComputeConfig
 from tutelage.train.optim import OptimConfig
 from tutelage.train.reward_heads import fit_heads
 from tutelage.train.transcripts import read_transcripts
@@ -66,7 +67,7 @@ def fit(
     )
     groups, n_shortened = without_oldest_turns(groups, model.row)
     rows, n_long = ranked_rows(groups, model.row)
-    compute = ComputeConfig(precision="bf16" if has_fast_bf16() else "fp32", microbatch_tokens=4096)
+    compute = ComputeConfig(precision="bf16" if has_fast_bf16(find_device(AUTO)) else "fp32", microbatch_tokens=4096)
     total = loop.n_steps(cfg, len(rows))
     learner = loop.reward_learner(
         model, optim=OptimConfig(lr=args.lr, weight_decay=0.01), compute=compute, total_steps=total
@@ -106,7 +107,7 @@ def fresh(start: RewardModel, args: argparse.Namespace, aspects: Sequence[str]) 
 def right(model: RewardModel, groups: Sequence[RankedGroup]) -> tuple[int, int]:
     """Pairs ordered as the people did, of those that fit the window without their oldest turns."""
     usable = [r.group for r in ranked_rows(without_oldest_turns(groups, model.row)[0], model.row)[0]]
-    found = evaluate(Scorer([model], precision="bf16" if has_fast_bf16() else "fp32"), usable)
+    found = evaluate(Scorer([model], precision="bf16" if has_fast_bf16(find_device(AUTO)) else "fp32"), usable)
     return round(found.accuracy * found.n), found.n
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tutelage.formats.rows import read_rows
-from tutelage.train.learner import has_fast_bf16
+from tutelage.model.device import has_fast_bf16
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PAD, _, CLS, SEP, MASK = range(5)
@@ -89,7 +89,7 @@ def main() -> None:
             group["lr"] = LR * min(1.0, gone / 30, 2 * (1 - gone / total))
         start = seen % (len(token_PT) - BATCH)
         seen_BT, wanted_BT = masked(token_PT[start : start + BATCH], args.vocabulary)
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16(torch.device("cpu"))):
             out = model(input_ids=seen_BT, labels=wanted_BT)
         out.loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

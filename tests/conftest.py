@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -78,6 +79,8 @@ def postgres() -> Iterator[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if any("card" in getattr(item, "fixturenames", ()) for item in items):
+        _card().register()  # before the first backward pass, at which torch counts the devices for good
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and not _has_cuda():
         for item in marked:
@@ -90,6 +93,26 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _card() -> ModuleType:
+    name, path = "tests_card", Path(__file__).parent / "card.py"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture
+def card() -> Iterator[ModuleType]:
+    """A device that is not the processor (`card.py`)."""
+    module = _card()
+    if not module.is_in_torch():
+        pytest.skip("this version of torch knows no devices that are written in Python")
+    with module.inserted():
+        yield module
 
 
 LINES = [

@@ -6,7 +6,7 @@ S slots, N packed tokens, H query heads, G key heads, T positions, D head width.
 import pytest
 import torch
 
-from tutelage.engine.cache import ROUND, PrefillLayout, SlotCache
+from tutelage.engine.cache import PrefillLayout, SlotCache
 from tutelage.model.attention import Packed
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox"]
@@ -28,7 +28,7 @@ def test_decoding_through_slots_equals_the_full_forward(kind, small_causal):
     for t in range(n_new):
         position_S = torch.tensor([n + t for n in n_prompt])
         token_S = torch.stack([r[n + t] for r, n in zip(rows, n_prompt, strict=True)])
-        for slot, logits_V in enumerate(model.logits(token_S, position_S, torch.arange(3), cache.step(position_S))):
+        for slot, logits_V in enumerate(model.logits(token_S, position_S, torch.arange(3), cache.step(position_S, 40))):
             got[slot].append(logits_V)
     for row, n, logits in zip(rows, n_prompt, got, strict=True):
         alone = Packed([len(row)])
@@ -47,7 +47,7 @@ def step(cache, values, positions):
     """One decoding step with these keys and values; returns [S, H] (all head widths are alike)."""
     x_GND = torch.tensor(values)[None, :, None].expand(2, -1, 8).clone()
     query_HND = torch.zeros(4, len(values), 8)  # looks at all positions alike: the mean of the values
-    return cache.step(torch.tensor(positions)).attend(0, query_HND, x_GND, x_GND, 1.0)[:, :, 0]
+    return cache.step(torch.tensor(positions), max(positions) + 1).attend(0, query_HND, x_GND, x_GND, 1.0)[:, :, 0]
 
 
 def test_what_a_slot_held_before_is_not_seen():
@@ -81,13 +81,14 @@ def test_a_moved_sequence_takes_its_keys_along():
     assert step(cache, [6.0], [3]).tolist() == [pytest.approx([3.0] * 4)]  # (1 + 1 + 4 + 6) / 4
 
 
-def test_reads_stop_near_the_longest_sequence_and_never_pass_the_capacity():
+def test_reading_further_changes_nothing_and_never_passes_the_capacity():
     cache = SlotCache(1, 70)
+    fill(cache, [0], 1e6, 70)
     fill(cache, [0], 1.0, 2)
-    assert cache.step(torch.tensor([2]))._read == ROUND
-    assert cache.step(torch.tensor([ROUND]))._read == 2 * ROUND
-    assert cache.step(torch.tensor([69]))._read == 70
-    assert step(cache, [1.0], [69]).shape == (1, 4)
+    x_GND = torch.full((2, 1, 8), 4.0)
+    for read in (3, 32, 70, 96):
+        out_SHD = cache.step(torch.tensor([2]), read).attend(0, torch.zeros(4, 1, 8), x_GND, x_GND, 1.0)
+        assert out_SHD[0, :, 0].tolist() == pytest.approx([2.0] * 4)  # (1 + 1 + 4) / 3
 
 
 def test_a_model_that_repeats_a_layer_is_refused():

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from tutelage.algo.logprob import entropy, token_logp
+from tutelage.model import causal, logits
+from tutelage.model.causal import CausalModel
 
 LENGTHS = [6, 9, 3]
 
@@ -36,6 +38,24 @@ def test_logp_and_entropy_are_those_of_a_plain_forward_of_each_row(kind, tempera
                 torch.testing.assert_close(entropy_BT[i, t], spread, atol=1e-5, rtol=1e-5)
     assert logp_BT[~mask_BT].eq(0).all() and entropy_BT[~mask_BT].eq(0).all()
     assert logp_BT[mask_BT].lt(0).all()
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox"])
+def test_logits_that_are_too_many_to_hold_are_made_by_slices(kind, small_causal, monkeypatch):
+    model, asked = small_causal(kind), problem()
+    expected = [*model.logp(*asked, temperature=0.7), *model.logp_and_hidden(*asked)]
+    expected[0].sum().backward()
+    grads = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    monkeypatch.setattr(causal, "MOST_LOGITS", 700)
+    monkeypatch.setattr(logits, "MOST_LOGITS", 700)  # two rows of 336
+    monkeypatch.setattr(CausalModel, "logits", lambda *a: pytest.fail("all logits were made"))
+    found = [*model.logp(*asked, temperature=0.7), *model.logp_and_hidden(*asked)]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=3e-5, rtol=1e-5)
+    found[0].sum().backward()
+    for n, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, grads[n], atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import torch
 
 from tutelage.algo.logprob import entropy, token_logp
 from tutelage.model import logits
-from tutelage.model.logits import chosen_logp
+from tutelage.model.logits import chosen_logp, head_logp
 
 
 @pytest.fixture(params=[3, 5, 1024])
@@ -64,3 +64,36 @@ def test_large_logits_do_not_overflow_and_no_position_is_allowed():
     assert logp_M.tolist() == [0.0, -1e4]
     assert entropy_M.tolist() == pytest.approx([0.0, 0.0], abs=1e-3)
     assert chosen_logp(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64))[0].shape == (0,)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("most", [1, 60, 10_000])  # one row at a time, three, all
+def test_logits_made_by_slices_give_the_same_and_the_gradients_of_both_factors(most, temperature, monkeypatch):
+    monkeypatch.setattr(logits, "MOST_LOGITS", most)
+    _, token_M, weight_M = problem()
+    g = torch.Generator().manual_seed(1)
+    x_MD, head_VD = torch.randn(10, 6, generator=g), torch.randn(17, 6, generator=g)
+    fast, slow = ([t.clone().requires_grad_() for t in (x_MD, head_VD)] for _ in range(2))
+    logp_M, entropy_M = head_logp(*fast, token_M, temperature=temperature)
+    expected_M, spread_M = chosen_logp(slow[0] @ slow[1].T, token_M, temperature=temperature)
+    torch.testing.assert_close(logp_M, expected_M, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropy_M, spread_M, atol=3e-5, rtol=0)
+    (logp_M * weight_M).sum().backward()
+    (expected_M * weight_M).sum().backward()
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_slices_follow_autocast_and_a_frozen_head_costs_no_gradient(monkeypatch):
+    monkeypatch.setattr(logits, "MOST_LOGITS", 40)
+    _, token_M, _ = problem()
+    g = torch.Generator().manual_seed(1)
+    x_MD, head_VD = torch.randn(10, 6, generator=g).requires_grad_(), torch.randn(17, 6, generator=g)
+    with torch.autocast("cpu", torch.bfloat16):
+        logp_M, _ = head_logp(x_MD, head_VD, token_M)
+        expected_M, _ = chosen_logp(torch.nn.functional.linear(x_MD, head_VD), token_M)
+    assert logp_M.dtype == torch.float32
+    torch.testing.assert_close(logp_M, expected_M, atol=1e-5, rtol=1e-5)
+    found, expected = (torch.autograd.grad(y.sum(), x_MD)[0] for y in (logp_M, expected_M))
+    assert head_VD.grad is None
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)  # the sum over tokens is rounded otherwise

@@ -191,7 +191,7 @@ def test_normalising_twice_is_normalising_once_to_the_last():
 
 
 class _Width(torch.nn.Module):
-    width = 4
+    width, device = 4, torch.device("cpu")
 
 
 def save(model, folder, ask, texts=ANSWERS):

@@ -85,5 +85,16 @@ def test_any_sqlite_will_do(monkeypatch, version, says):
 
 def test_every_part_is_examined_on_this_machine(tmp_path):
     names = [c.name for c in checks.machine_checks(tmp_path)]
-    assert names == ["Python", "libraries", "threads", "memory", "bf16", "disk", "write speed", "SQLite", "store"]
+    assert names == [
+        "Python",
+        "libraries",
+        "threads",
+        "memory",
+        "device",
+        "bf16",
+        "disk",
+        "write speed",
+        "SQLite",
+        "store",
+    ]
     assert checks.store().state == "ok" and checks.available_cores() > 0 and checks.available_memory_gb() > 0

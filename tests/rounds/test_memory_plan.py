@@ -48,6 +48,26 @@ def test_the_kernels_keep_half_and_copies_of_the_weights():
     assert activations(dataclasses.replace(fused, chosen=0)) == 8 * (2 * 300 + 480)
 
 
+def test_recomputed_layers_keep_what_they_read_and_one_of_them_all():
+    # 4 x 10 bytes a layer, and what one layer keeps when its insides are computed again.
+    assert activations(dataclasses.replace(PLAIN, recomputed=True)) == 8 * (2 * 40 + 840 + 480) + 6400
+    # On the kernels the stream is a pair: 4 x 10 + 2 x 10.
+    fused = dataclasses.replace(PLAIN, half=True, fused=True, recomputed=True)
+    assert activations(fused) == 8 * (2 * 60 + 300 + 480) + 4 * 10 * 10 + 800
+
+
+def test_logits_that_are_too_many_are_there_by_slices():
+    wide = dataclasses.replace(PLAIN, shape=dataclasses.replace(SHAPE, vocabulary=1 << 17), chosen=5000)
+    # 2^26 numbers: 512 rows, each in float32 twice and once as the head makes them.
+    assert activations(wide) == 8 * (2 * 840 + 480) + 512 * (1 << 17) * 3 * 4
+
+
+def test_a_gpu_samples_from_a_copy_in_bf16_and_keeps_its_slots_so():
+    there = dataclasses.replace(PLAIN, half=True, sampled_half=1000, program=0)
+    assert dict(plan(there).parts)["weights of 3 models"] == 10_000 + 2000
+    assert cache(there) == cache(PLAIN) / 2
+
+
 def test_bf16_without_kernels_lies_between():
     assert activations(dataclasses.replace(PLAIN, half=True)) < activations(PLAIN)
 

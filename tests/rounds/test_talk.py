@@ -59,7 +59,7 @@ def test_a_speaker_is_named_by_its_weights_where_lineage_tells_them(small_run, s
 
 @pytest.mark.parametrize(("is_fast", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_it_speaks_in_the_precision_that_is_fastest_here(is_fast, precision, small_run, monkeypatch):
-    monkeypatch.setattr(talk_room, "has_fast_bf16", lambda: is_fast)
+    monkeypatch.setattr(talk_room, "has_fast_bf16", lambda device: is_fast)
     asked = []
     monkeypatch.setattr(talk_room, "complete", lambda *a, **kw: (asked.append(kw["precision"]), complete(*a, **kw))[1])
     Conversation(open_speaker(str(small_run)), SHORT, seed=1).answer("hello")

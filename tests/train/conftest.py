@@ -184,7 +184,13 @@ class Course:
 def course(world: World, speaker_copy: Callable[[], CausalModel]) -> Callable[..., Course]:
     """Lays out a run; parts of it may be replaced before it starts."""
 
-    def lay(*, steps: int = 100, lr: float = 1e-3, watch: MonitorConfig | None = None) -> Course:
-        return Course(world, speaker_copy, steps=steps, lr=lr, watch=watch or MonitorConfig())
+    def lay(
+        *,
+        steps: int = 100,
+        lr: float = 1e-3,
+        watch: MonitorConfig | None = None,
+        make: Callable[[], CausalModel] = speaker_copy,
+    ) -> Course:
+        return Course(world, make, steps=steps, lr=lr, watch=watch or MonitorConfig())
 
     return lay

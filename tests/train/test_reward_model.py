@@ -26,7 +26,7 @@ TRUE_SCORE = [-2.0, -1.4, -0.8, -0.2, 0.2, 0.4, 0.9, 1.2, 1.7]
 class Bag(torch.nn.Module):
     """A backbone without a transformer: the hidden state of a row is a one-hot of its last token but one."""
 
-    width = N_ITEMS
+    width, device = N_ITEMS, torch.device("cpu")
 
     def summary(self, token_BT, length_B):
         return torch.nn.functional.one_hot(token_BT[torch.arange(len(length_B)), length_B - 2], N_ITEMS).float()

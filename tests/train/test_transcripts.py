@@ -73,7 +73,7 @@ def test_the_heads_stay_and_no_preference_is_used(speaker_copy, chat):
 
 def test_an_encoder_is_refused(chat):
     class Encoder(torch.nn.Module):
-        width = 4
+        width, device = 4, torch.device("cpu")
 
     with pytest.raises(ConfigError, match="predicts no next token"):
         read(RewardModel(Encoder(), None), [])

@@ -16,8 +16,6 @@ from tutelage.native.forward import Into
 from tutelage.native.kernels import Heads
 from tutelage.native.slots import Slots
 
-ROUND = 32  # read lengths are rounded up to this, so that few shapes occur
-
 
 @dataclass(slots=True)
 class Prefix:
@@ -76,9 +74,9 @@ class SlotCache:
         for buffer in (*self.keys, *self.values):
             buffer[target, :, :length] = buffer[source, :, :length]
 
-    def step(self, position_S: Tensor) -> "DecodeLayout":
-        """The layout of one new token in each of the first slots, at these positions."""
-        return DecodeLayout(self.keys, self.values, position_S, self.capacity)
+    def step(self, position_S: Tensor, read: int) -> "DecodeLayout":
+        """The layout of one new token in each of the first slots, at these positions, all of them below `read`."""
+        return DecodeLayout(self.keys, self.values, position_S, min(read, self.capacity))
 
 
 def _room(shape: tuple[int, ...], like: Tensor, *, clear: bool) -> Tensor:
@@ -115,14 +113,15 @@ class PrefillLayout:
 
 
 class DecodeLayout:
-    """One token a slot: writes its key and value, then reads everything up to it."""
+    """One token a slot: writes its key and value, then reads everything up to it.
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], position_S: Tensor, capacity: int) -> None:
+    read  positions that are looked at. What there is to see of them is worked out on the device, so nobody waits for it
+    """
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor], position_S: Tensor, read: int) -> None:
         self.keys, self.values = keys, values
-        self._position_S = position_S
+        self._position_S, self._read = position_S, read
         self._slot_S = torch.arange(len(position_S), device=position_S.device)
-        longest = int(position_S.max()) + 1
-        self._read = min(capacity, -(-longest // ROUND) * ROUND)
         seen = torch.arange(self._read, device=position_S.device) <= position_S[:, None]
         self._mask_S11T = seen[:, None, None, :]
 

@@ -1,6 +1,5 @@
 """The rollout engine: requests in, samples out. One turn admits, prefills, decodes some tokens a slot and releases."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from tutelage.engine.cache import PrefillLayout, Prefix, SlotCache
 from tutelage.engine.request import Request, Sample, SamplingConfig
+from tutelage.engine.room import room_of
 from tutelage.engine.scheduler import Running, Scheduler
 from tutelage.engine.steps import Steps
 from tutelage.errors import ConfigError, DataError
@@ -42,7 +42,7 @@ class Engine:
 
     The model is shared with whoever trains it: new weights need no copy, only a new version.
 
-    precision  of the passes; 'bf16' is used for models with native kernels, where it is the faster one
+    precision  of the passes; on a processor 'bf16' is used for models with native kernels, where it is the faster one
     """
 
     def __init__(
@@ -81,11 +81,16 @@ class Engine:
         self._check(requests, sampling)
         scheduler = Scheduler(requests, self.config.slots, limit=sampling.max_new_tokens)
         longest = max(len(r.prompt_ids) + r.limit(sampling.max_new_tokens) for r in requests)
-        cache = SlotCache(self.config.slots, longest + -longest % POSITIONS)
-        steps = Steps(self.model, cache, scheduler, sampling)
+        model, room = self._sampled(), None
+        if model.device.type != "cpu":
+            room = room_of(
+                model, slots=self.config.slots, capacity=longest, last=self.window - 1, is_half=self._is_half
+            )
+        cache = room.cache if room else SlotCache(self.config.slots, longest + -longest % POSITIONS)
+        steps = Steps(model, cache, scheduler, sampling, room)
         prefixes: dict[int, Prefix] = {}  # of the prompt whose samples wait, if others of it were begun
         while scheduler.n_waiting or scheduler.n_running:
-            drawn = self._admit(scheduler, requests, cache, steps, prefixes)
+            drawn = self._admit(model, scheduler, requests, cache, steps, prefixes)
             if scheduler.n_running:
                 with self._watch.phase("decode"):
                     drawn += steps.run(self.end_id, 1 if step else STEPS)
@@ -100,10 +105,14 @@ class Engine:
         reason: FinishReason = "stop" if ids[-1] == self.end_id else "length"
         return Sample(s.i_request, s.i_sample, ids, tuple(s.logp), reason, self.version)
 
-    def _pass(self) -> contextlib.AbstractContextManager[None]:
-        """The precision of prompts, which that of all that follows goes by: bf16 where the model gains by it."""
-        is_half = self._precision == "bf16" and self.model.is_fusable
-        return torch.autocast("cpu", torch.bfloat16) if is_half else contextlib.nullcontext()
+    @property
+    def _is_half(self) -> bool:
+        """Whether passes run in bf16: where it is asked for, and the model gains by it."""
+        return self._precision == "bf16" and (self.model.device.type != "cpu" or self.model.is_fusable)
+
+    def _sampled(self) -> CausalModel:
+        """What is sampled from: the model, or on a GPU its copy in bf16, with the weights of now."""
+        return self.model.half_copy() if self._is_half and self.model.device.type != "cpu" else self.model
 
     def _check(self, requests: Sequence[Request], sampling: SamplingConfig) -> None:
         if not requests:
@@ -123,6 +132,7 @@ class Engine:
 
     def _admit(
         self,
+        model: CausalModel,
         scheduler: Scheduler,
         requests: Sequence[Request],
         cache: SlotCache,
@@ -142,7 +152,7 @@ class Engine:
                 for slot in slots[i]:
                     cache.admit(slot, prefix)
             logits = {i: prefix.logits_V for i, prefix in prefixes.items()}
-            logits |= self._prefill({i: s for i, s in slots.items() if i not in prefixes}, requests, cache)
+            logits |= self._prefill(model, {i: s for i, s in slots.items() if i not in prefixes}, requests, cache)
             steps.first(first, torch.stack([logits[s.i_request] for s in taken]))
             kept = scheduler.next_request
             if kept not in prefixes:
@@ -152,7 +162,9 @@ class Engine:
             steps.release(self.end_id)
         return len(taken)
 
-    def _prefill(self, slots: dict[int, list[int]], requests: Sequence[Request], cache: SlotCache) -> dict[int, Tensor]:
+    def _prefill(
+        self, model: CausalModel, slots: dict[int, list[int]], requests: Sequence[Request], cache: SlotCache
+    ) -> dict[int, Tensor]:
         """Computes prompts into these slots, several in one packed row, at most `prefill_tokens` at once.
 
         Returns the logits [V] that follow each.
@@ -168,11 +180,11 @@ class Engine:
             parts[-1].append(i)
             room -= n
         for part in parts:
-            packed = Packed([len(requests[i].prompt_ids) for i in part], device=self.model.device)
+            packed = Packed([len(requests[i].prompt_ids) for i in part], device=model.device)
             layout = PrefillLayout(packed, cache, [slots[i] for i in part])
-            token_N = torch.tensor([t for i in part for t in requests[i].prompt_ids], device=self.model.device)
-            last_B = torch.tensor(packed.lengths, device=self.model.device).cumsum(0) - 1
-            with self._pass():
-                logits_BV = self.model.logits(token_N, packed.position_N, last_B, layout)
+            token_N = torch.tensor([t for i in part for t in requests[i].prompt_ids], device=model.device)
+            last_B = torch.tensor(packed.lengths, device=model.device).cumsum(0) - 1
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=self._is_half):
+                logits_BV = model.logits(token_N, packed.position_N, last_B, layout)
             logits.update(zip(part, logits_BV, strict=True))
         return logits

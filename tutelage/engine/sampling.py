@@ -25,7 +25,7 @@ def draw(logits_SV: Tensor, uniform_S: Tensor, cfg: SamplingConfig) -> tuple[Ten
     """
     if cfg.temperature == 0:
         token_S = logits_SV.argmax(dim=-1)
-        return token_S, torch.zeros(len(token_S))
+        return token_S, torch.zeros(len(token_S), device=token_S.device)
     logp_SV = torch.log_softmax(logits_SV.float() / cfg.temperature, dim=-1)
     if not cfg.is_policy_itself:
         logp_SV = torch.log_softmax(_keep(logp_SV, cfg), dim=-1)

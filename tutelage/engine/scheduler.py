@@ -96,6 +96,17 @@ class Scheduler:
         d.token_RL[row_S, d.drawn_R[row_S]], d.logp_RL[row_S, d.drawn_R[row_S]] = token_S, logp_S
         d.drawn_R[row_S] += 1
 
+    def extend(self, token_KS: Array, logp_KS: Array, end_id: int) -> int:
+        """Several tokens more for each running sample, up to its end. Returns how many were taken in all."""
+        d, on_S, n = self.draws, np.arange(self.n_running), 0
+        for token_S, logp_S in zip(token_KS, logp_KS, strict=True):
+            row_s, token_s = self.row_S[on_S], token_S[on_S]
+            d.token_RL[row_s, d.drawn_R[row_s]], d.logp_RL[row_s, d.drawn_R[row_s]] = token_s, logp_S[on_S]
+            d.drawn_R[row_s] += 1
+            n += len(on_S)
+            on_S = on_S[(token_s != end_id) & (d.drawn_R[row_s] < d.limit_R[row_s])]
+        return n
+
     def over(self, end_id: int) -> list[int]:
         """Slots of samples that have drawn the end token or reached their limit, the last slot first."""
         d, row_S = self.draws, self.rows()

@@ -8,18 +8,28 @@ from torch import Tensor
 
 from tutelage.engine.cache import SlotCache
 from tutelage.engine.request import SamplingConfig
+from tutelage.engine.room import STEPS, Room
 from tutelage.engine.sampling import draw, uniform
 from tutelage.engine.scheduler import Scheduler
 from tutelage.model.causal import CausalModel
 from tutelage.native.decode import Decoder
 from tutelage.native.linear import draw_rows
 
+READ = 32  # positions looked at are a multiple of this, so that few shapes occur
+
 
 class Steps:
     """The steps of one `generate`: the weights may not change before it ends."""
 
-    def __init__(self, model: CausalModel, cache: SlotCache, scheduler: Scheduler, sampling: SamplingConfig) -> None:
-        self._model, self._cache, self._scheduler, self._sampling = model, cache, scheduler, sampling
+    def __init__(
+        self,
+        model: CausalModel,
+        cache: SlotCache,
+        scheduler: Scheduler,
+        sampling: SamplingConfig,
+        room: Room | None,
+    ) -> None:
+        self._model, self._cache, self._scheduler, self._sampling, self._room = model, cache, scheduler, sampling, room
         self._decoder: Decoder | None = None
         self._is_open = False
 
@@ -33,7 +43,8 @@ class Steps:
         self._append(first, drawn)
 
     def run(self, end_id: int, most: int) -> int:
-        """Draws a token for all running samples; on the kernels up to `most` times, or until waiting ones have room.
+        """Draws a token for all running samples: where that is faster up to `most` times, or until waiting ones have
+        room.
 
         Frees the slots of those that end. Returns how many tokens were drawn.
         """
@@ -44,17 +55,27 @@ class Steps:
                 s.draws, s.row_S, s.n_running, end_id=end_id, temperature=temperature, steps=most, few=s.few
             )
             return drawn
-        n = s.n_running
-        token_S, position_S = (torch.from_numpy(x_S) for x_S in s.last())
-        if decoder is not None:
-            logits_SV = decoder.logits(token_S, position_S)
+        if self._room is not None:
+            drawn = self._run_in(self._room, end_id, most)
         else:
-            token_S, position_S = token_S.to(self._model.device), position_S.to(self._model.device)
-            slot_S = torch.arange(n, device=token_S.device)
-            logits_SV = self._model.logits(token_S, position_S, slot_S, self._cache.step(position_S))
-        self._append(0, draw(logits_SV, self._uniform(0), self._sampling))
+            drawn = s.n_running
+            token_S, position_S = (torch.from_numpy(x_S) for x_S in s.last())
+            if decoder is not None:
+                logits_SV = decoder.logits(token_S, position_S)
+            else:
+                longest = int(position_S.max()) + 1
+                layout = self._cache.step(position_S, longest + -longest % READ)
+                logits_SV = self._model.logits(token_S, position_S, torch.arange(drawn), layout)
+            self._append(0, draw(logits_SV, self._uniform(0), self._sampling))
         self.release(end_id)
-        return n
+        return drawn
+
+    def _run_in(self, room: Room, end_id: int, most: int) -> int:
+        s = self._scheduler
+        d, row_S = s.draws, s.rows()
+        steps = min(most, STEPS, int((d.limit_R - d.drawn_R)[row_S].max()))
+        uniform_KS = torch.stack([self._uniform(0, ahead) for ahead in range(steps)])
+        return s.extend(*room.run(self._model, self._sampling, *s.last(), uniform_KS), end_id)
 
     def release(self, end_id: int) -> None:
         """Frees the slots of samples that are over at once; the last running sequence moves into the hole."""
@@ -62,9 +83,10 @@ class Steps:
             if moved := self._scheduler.release(slot):
                 self._cache.move(moved[0], slot, moved[1])
 
-    def _uniform(self, first: int) -> Tensor:
+    def _uniform(self, first: int, ahead: int = 0) -> Tensor:
+        """For the next draw, or one further ahead, of each sample in the running slots from `first` on."""
         d, row_S = self._scheduler.draws, self._scheduler.rows(first)
-        return uniform(d.seed_R[row_S], d.drawn_R[row_S].astype(d.seed_R.dtype))
+        return uniform(d.seed_R[row_S], (d.drawn_R[row_S] + ahead).astype(d.seed_R.dtype))
 
     def _append(self, first: int, drawn: tuple[Tensor, Tensor]) -> None:
         token_S, logp_S = (x_S.cpu().numpy() for x_S in drawn)

@@ -7,6 +7,7 @@ N packed tokens, B sequences, T longest sequence, H query heads, G key heads, D 
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tutelage.errors import ModelError
+from tutelage.model import flash
 from tutelage.model.alike import Family, families
 from tutelage.native.forward import Into
 from tutelage.native.kernels import Heads
@@ -76,6 +78,7 @@ class Packed:
     """Sequences side by side in one row, each seeing itself alone, causally (or in full, for encoders of our own).
 
     Attention runs on right-padded blocks, where causality alone keeps real tokens from seeing padding: no mask tensor.
+    On a GPU it runs without padding, if it is in half precision (`flash.py`).
     Rows of one family share the tokens that they begin with: these stand in the packed row once, before what is left
     of each.
     """
@@ -126,7 +129,16 @@ class Packed:
         flat = x_N.new_zeros(self.n_rows * self.longest, *x_N.shape[1:])
         return flat.index_copy(0, self.flat_N, x_N).view(self.n_rows, self.longest, *x_N.shape[1:])
 
+    @cached_property
+    def _spans(self) -> flash.Spans:
+        return flash.Spans.of(self.lengths, self.families, self.where_BT)
+
     def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
+        if self.causal and flash.serves(value_GND):
+            query_NHD, key_NGD, value_NGD = (
+                x.transpose(0, 1).to(value_GND.dtype) for x in (query_HND, key_GND, value_GND)
+            )
+            return flash.attend(query_NHD, key_NGD, value_NGD, self._spans, scaling)
         n_groups = query_HND.shape[0] // key_GND.shape[0]
         query_BHTD, key_BHTD, value_BHTD = (
             self.unpack(x.transpose(0, 1)).transpose(1, 2)

@@ -13,9 +13,14 @@ from transformers import PreTrainedModel
 
 from tutelage.model.attention import Layout, Packed
 from tutelage.model.fused import Trunk, can_fuse, is_fusable
-from tutelage.model.logits import chosen_logp
+from tutelage.model.half_copy import HalfCopy
+from tutelage.model.logits import MOST_LOGITS, chosen_logp, head_logp
+from tutelage.model.recompute import layers_recomputed
 from tutelage.native.decode import Decoder
 from tutelage.native.slots import Slots
+
+# Kinds whose logits are what the output layer makes of the last hidden states, neither scaled nor capped.
+PLAIN_HEADS = {"llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox"}
 
 
 class CausalModel(nn.Module):
@@ -24,7 +29,9 @@ class CausalModel(nn.Module):
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__()
         self.hf = hf
+        self.gradient_checkpointing = False  # whether a pass keeps the layers' inputs alone; see `recompute.py`
         self._trunk: Trunk | None = None
+        self._twin: tuple[HalfCopy, CausalModel] | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> "CausalModel":
@@ -52,6 +59,9 @@ class CausalModel(nn.Module):
             self._trunk = Trunk(self.hf)
         return self._trunk
 
+    def _through(self, trunk: Trunk, token_N: Tensor, layout: Layout, keep_M: Tensor | None) -> Tensor:
+        return trunk.hidden(token_N, layout, keep_M, gradient_checkpointing=self.gradient_checkpointing)
+
     @property
     def is_fusable(self) -> bool:
         """Whether bf16 passes run on the native kernels, and so faster than float32 ones."""
@@ -61,6 +71,24 @@ class CausalModel(nn.Module):
         """What goes on in slots that a pass on the native kernels has filled, with the weights of now."""
         return self._open_trunk().decoder(slots)
 
+    def _sliced_head(self, n: int) -> Tensor | None:
+        """The output layer [V, D] where the logits of n positions are too many to hold and it alone makes them."""
+        head = self.hf.get_output_embeddings()
+        is_plain = type(head) is nn.Linear and head.bias is None and self.hf.config.model_type in PLAIN_HEADS
+        return head.weight if is_plain and n * self.vocabulary > MOST_LOGITS else None
+
+    def half_copy(self) -> "CausalModel":
+        """For passes without gradient in bf16 autocast on a GPU: the same bits, without rounding the weights each time.
+
+        It holds the weights of now until it is asked for again.
+        """
+        if self._twin is None or not self._twin[0].is_of(self.hf):
+            half = HalfCopy(self.hf)
+            self._twin = half, CausalModel(half.hf)
+        half, twin = self._twin
+        half.refresh()
+        return twin
+
     def forget_copies(self) -> None:
         """For who has changed weights through `.data`, which the fused passes cannot see."""
         self._trunk = None
@@ -68,22 +96,26 @@ class CausalModel(nn.Module):
     def logits(self, token_N: Tensor, position_N: Tensor, keep_M: Tensor, layout: Layout) -> Tensor:
         """Next-token logits [M, V], computed at the packed positions `keep_M` alone."""
         if trunk := self._fused(position_N, layout):
-            return trunk.logits(trunk.hidden(token_N, layout, keep_M))
-        out = self.hf(
-            input_ids=token_N[None],
-            position_ids=position_N[None],
-            layout=layout,
-            logits_to_keep=keep_M,
-            use_cache=False,
-        )
+            return trunk.logits(self._through(trunk, token_N, layout, keep_M))
+        with layers_recomputed(self.hf, self.gradient_checkpointing):
+            out = self.hf(
+                input_ids=token_N[None],
+                position_ids=position_N[None],
+                layout=layout,
+                logits_to_keep=keep_M,
+                use_cache=False,
+            )
         logits_MV: Tensor = out.logits[0]
         return logits_MV
 
     def hidden(self, token_N: Tensor, position_N: Tensor, layout: Layout, keep_M: Tensor | None = None) -> Tensor:
         """Last hidden states after the final norm: [N, D], or at the packed positions `keep_M` alone [M, D]."""
         if trunk := self._fused(position_N, layout):
-            return trunk.hidden(token_N, layout, keep_M)
-        out = self.hf.base_model(input_ids=token_N[None], position_ids=position_N[None], layout=layout, use_cache=False)
+            return self._through(trunk, token_N, layout, keep_M)
+        with layers_recomputed(self.hf, self.gradient_checkpointing):
+            out = self.hf.base_model(
+                input_ids=token_N[None], position_ids=position_N[None], layout=layout, use_cache=False
+            )
         hidden_ND: Tensor = out.last_hidden_state[0]
         return hidden_ND if keep_M is None else hidden_ND[keep_M]
 
@@ -111,9 +143,14 @@ class CausalModel(nn.Module):
         """
         asked = _Asked.of(token_BT, length_B, mask_BT)
         if trunk := self._fused(asked.packed.position_N, asked.packed):
-            hidden_MD = trunk.hidden(asked.token_N, asked.packed, asked.keep_M)
+            hidden_MD = self._through(trunk, asked.token_N, asked.packed, asked.keep_M)
             return asked.spread(
                 *trunk.logp(hidden_MD, asked.chosen_M, temperature=temperature, with_entropy=with_entropy)
+            )
+        if (weight_VD := self._sliced_head(len(asked.keep_M))) is not None:
+            hidden_MD = self.hidden(asked.token_N, asked.packed.position_N, asked.packed, asked.keep_M)
+            return asked.spread(
+                *head_logp(hidden_MD, weight_VD, asked.chosen_M, temperature=temperature, with_entropy=with_entropy)
             )
         logits_MV = self.logits(asked.token_N, asked.packed.position_N, asked.keep_M, asked.packed)
         return asked.spread(*chosen_logp(logits_MV, asked.chosen_M, temperature=temperature, with_entropy=with_entropy))
@@ -124,8 +161,12 @@ class CausalModel(nn.Module):
         """`logp`, and the hidden states [M, D] from which the M masked tokens, row by row, were predicted: one pass."""
         asked = _Asked.of(token_BT, length_B, mask_BT)
         if trunk := self._fused(asked.packed.position_N, asked.packed):
-            hidden_MD = trunk.hidden(asked.token_N, asked.packed, asked.keep_M)
+            hidden_MD = self._through(trunk, asked.token_N, asked.packed, asked.keep_M)
             logp_M, entropy_M = trunk.logp(hidden_MD, asked.chosen_M, temperature=temperature, with_entropy=True)
+            return *asked.spread(logp_M, entropy_M), hidden_MD
+        if (weight_VD := self._sliced_head(len(asked.keep_M))) is not None:
+            hidden_MD = self.hidden(asked.token_N, asked.packed.position_N, asked.packed, asked.keep_M)
+            logp_M, entropy_M = head_logp(hidden_MD, weight_VD, asked.chosen_M, temperature=temperature)
             return *asked.spread(logp_M, entropy_M), hidden_MD
         # Caught where the output layer reads them, so they are right whatever an architecture does before and after.
         read: list[Tensor] = []

@@ -55,7 +55,7 @@ def write_causal(folder: Path, model: CausalModel, chat: Chat, *, dtype: torch.d
     hf = model.hf
     attention, own_dtype = hf.config._attn_implementation, hf.config.dtype
     cast: dict[int, Tensor] = {}  # by address, so that tied weights stay one tensor and are written once
-    state = {k: cast.setdefault(v.data_ptr(), v.to(dtype)) for k, v in hf.state_dict().items()}
+    state = {k: cast.setdefault(v.data_ptr(), v.to("cpu", dtype)) for k, v in hf.state_dict().items()}
     try:
         hf.config._attn_implementation = "sdpa"  # what a plain reader should use
         hf.save_pretrained(str(folder), state_dict=state)
@@ -95,7 +95,7 @@ def save_state(
     if target.exists():
         shutil.rmtree(target)
     with published(target) as aside, tensors_to_disk():
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, aside / "tensors.safetensors")
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, aside / "tensors.safetensors")
         write_json(aside / "facts.json", {"step": step, **facts})
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)

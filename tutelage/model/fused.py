@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tutelage.model import kind_gpt, kind_llama
 from tutelage.model.attention import KeepingLayout, Layout, Packed
 from tutelage.model.effective_weight import EffectiveWeight, is_plain
+from tutelage.model.recompute import recomputed
 from tutelage.model.weight_cache import WeightCache
 from tutelage.native import kernels
 from tutelage.native.decode import Decoder
@@ -61,7 +62,9 @@ class Trunk:
         self._cache = WeightCache()
         self._cos_TK = self._sin_TK = torch.empty(0, 0)
 
-    def hidden(self, token_N: Tensor, layout: Layout, keep_M: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, token_N: Tensor, layout: Layout, keep_M: Tensor | None = None, *, gradient_checkpointing: bool = False
+    ) -> Tensor:
         """Hidden states after the last norm, float32: of all tokens [N, D], or at the chosen positions [M, D]."""
         kind, packed = self._kind, packed_of(layout)
         assert packed is not None, "can_fuse has seen it"
@@ -72,11 +75,12 @@ class Trunk:
             hidden_UD = forward(self._weights(None), token_N, rows, read_U=read_U, into=into)
             return hidden_UD if keep_M is None else hidden_UD.index_select(0, keep_M)
         x_ND, y_ND = kind.embed(token_N, packed.position_N), None
+        run = recomputed(layer) if gradient_checkpointing else layer
         for i in range(len(kind.blocks)):
             named = kind.parameters(i)
             parameters = tuple(named[name] if name in named else None for name in PARAMETERS)
             only_U = read_U if i == len(kind.blocks) - 1 else None
-            x_ND, y_ND = layer(x_ND, y_ND, kind.weights(self._cache, i), rows, kind.heads(), parameters, only_U)
+            x_ND, y_ND = run(x_ND, y_ND, kind.weights(self._cache, i), rows, kind.heads(), parameters, only_U)
         return last_norm(x_ND, y_ND, *kind.last_norm(), keep_M)
 
     def logits(self, hidden_MD: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from tutelage.errors import ModelError
 from tutelage.model.attention import NAME, Packed
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
+from tutelage.model.device import AUTO, find_device
 from tutelage.model.quiet import quieten
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "base"
@@ -86,10 +87,11 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     return loaded
 
 
-def load_causal(source: str, *, device: str = "cpu") -> tuple[CausalModel, Chat]:
+def load_causal(source: str, *, device: str = AUTO) -> tuple[CausalModel, Chat]:
     """A causal model in float32 with every dropout at 0, and its chat renderer.
 
     source  a folder, a hub name, or 'bundled'
+    device  as in `model.device`
     Raises ModelError for a folder that is not a model, pickled weights, remote code, a tokenizer without end token, a
     template that swallows the answer, or an architecture whose packed forward differs from its own.
     """
@@ -105,7 +107,7 @@ def load_causal(source: str, *, device: str = "cpu") -> tuple[CausalModel, Chat]
     if window and hf.config.to_dict().get("use_sliding_window", True) and window < hf.config.max_position_embeddings:
         # Within the window, sliding and full attention are the same; beyond it, tutelage would compute another model.
         hf.config.max_position_embeddings = window
-    model = CausalModel(hf).to(device)
+    model = CausalModel(hf).to(find_device(device))
     if hf.config.model_type not in VERIFIED:
         check_packing(model, source)
     return model, Chat(tokenizer, window=hf.config.max_position_embeddings, source=source)

@@ -21,9 +21,11 @@ from tutelage.model.attention import Packed
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
 from tutelage.model.checkpoint import LINEAGE, tensors_to_disk, write_causal
+from tutelage.model.device import AUTO, find_device
 from tutelage.model.load import DROPOUTS, load_causal, load_tokenizer, locate
 from tutelage.model.ngrams import Ngrams, ngrams
 from tutelage.model.quiet import quieten
+from tutelage.model.recompute import layers_recomputed
 from tutelage.publish import published, verify, write_json
 from tutelage.types import Prompt
 
@@ -51,11 +53,16 @@ class EncoderModel(nn.Module):
     def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, window: int) -> None:
         super().__init__()
         self.hf, self.tokenizer, self.window = hf, tokenizer, window
+        self.gradient_checkpointing = False  # as in `CausalModel`
         self.eval()
 
     def train(self, mode: bool = True) -> "EncoderModel":
         """Stays in evaluation mode, as the causal models do."""
         return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.hf.device
 
     @property
     def width(self) -> int:
@@ -69,7 +76,8 @@ class EncoderModel(nn.Module):
     def hidden(self, token_BT: Tensor, length_B: Tensor) -> Tensor:
         """Last hidden states [B, T, D]; what stands beyond a row's length means nothing."""
         seen_BT = torch.arange(token_BT.shape[1], device=token_BT.device) < length_B[:, None]
-        hidden_BTD: Tensor = self.hf(input_ids=token_BT, attention_mask=seen_BT.long()).last_hidden_state
+        with layers_recomputed(self.hf, self.gradient_checkpointing):
+            hidden_BTD: Tensor = self.hf(input_ids=token_BT, attention_mask=seen_BT.long()).last_hidden_state
         return hidden_BTD
 
 
@@ -120,6 +128,7 @@ class RewardModel(nn.Module):
         self.register_buffer("gain", torch.tensor(1.0))
         self.register_buffer("shift", torch.tensor(0.0))
         self.log_tie = nn.Parameter(torch.tensor(-1.0))  # log nu of Davidson, or the free parameter of Rao and Kupper
+        self.to(backbone.device)
 
     def row(self, prompt: Prompt, text: str, *, finished: bool = True) -> Row:
         """Prompt and answer in this model's own tokens. An answer that was cut off has no end token.
@@ -211,13 +220,14 @@ def new_reward_model(
     weigh: Weighing = "fixed",
     n_cells: int = 0,
     seed: int,
+    device: str = AUTO,
 ) -> RewardModel:
     """A reward model with a fresh head on an existing backbone."""
-    backbone, chat = load_causal(source) if kind == "causal" else (load_encoder(source), None)
+    backbone, chat = load_causal(source, device=device) if kind == "causal" else (load_encoder(source, device), None)
     return RewardModel(backbone, chat, aspects=aspects, read=read, weigh=weigh, n_cells=n_cells, seed=seed)
 
 
-def load_encoder(source: str) -> EncoderModel:
+def load_encoder(source: str, device: str = AUTO) -> EncoderModel:
     """An encoder from a folder or hub name, float32, every dropout 0."""
     quieten()
     where = locate(source)
@@ -233,7 +243,7 @@ def load_encoder(source: str) -> EncoderModel:
     except (OSError, ValueError) as e:
         raise ModelError(f"{source}: the encoder could not be opened ({str(e).splitlines()[0]}).") from e
     # Encoders of the RoBERTa kind count positions from pad_token_id + 1, so their window is shorter by two.
-    return EncoderModel(hf, tokenizer, window=config.max_position_embeddings - 2)
+    return EncoderModel(hf, tokenizer, window=config.max_position_embeddings - 2).to(find_device(device))
 
 
 def load_tokenizer_of_encoder(source: str) -> PreTrainedTokenizerBase:
@@ -269,7 +279,7 @@ def save_reward(
             assert model.chat is not None, "a causal reward model has a chat renderer"
             write_causal(aside, model.backbone, model.chat)
             kind = "causal"
-        own = {k: v.detach().contiguous() for k, v in model.state_dict().items() if not k.startswith("backbone.")}
+        own = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if not k.startswith("backbone.")}
         save_file(own, aside / HEAD)
         rows = [{"prompt": p.prompt.model_dump(mode="json"), "text": p.text, "score": p.score} for p in probes]
         form = {
@@ -284,7 +294,7 @@ def save_reward(
         extra(aside)
 
 
-def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
+def load_reward(folder: Path, *, device: str = AUTO) -> tuple[RewardModel, dict[str, Any]]:
     """A saved reward model and its card. Raises ModelError when the head is missing or the probes score otherwise."""
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such reward model folder.")
@@ -298,7 +308,7 @@ def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
     facts = json.loads((folder / CARD).read_text(encoding="utf-8"))
     # Cards of before 2026-12 have none of these: those models read one token and weigh as they say.
     form = {name: facts[name] for name in ("read", "weigh", "n_cells") if name in facts}
-    model = new_reward_model(str(folder), facts["kind"], aspects=facts["aspects"], **form, seed=0)
+    model = new_reward_model(str(folder), facts["kind"], aspects=facts["aspects"], **form, seed=0, device=device)
     own = load_file(folder / HEAD)
     found = {k: tuple(v.shape) for k, v in own.items()}
     needed = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.startswith("backbone.")}
@@ -315,7 +325,7 @@ def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
 def _check_probes(model: RewardModel, probes: Sequence[Mapping[str, Any]], folder: Path) -> None:
     for row in probes:
         ids, is_answer = model.row(Prompt.model_validate(row["prompt"]), row["text"])
-        found = model.heads(torch.tensor([ids]), torch.tensor([len(ids)]), torch.tensor([is_answer]))
+        found = model.heads(*(torch.tensor(x, device=model.backbone.device) for x in ([ids], [len(ids)], [is_answer])))
         score = float(model.combine(found))
         if not abs(score - row["score"]) <= PROBE_TOLERANCE:
             raise ModelError(

@@ -22,7 +22,7 @@ class ValueModel(nn.Module):
     def __init__(self, backbone: CausalModel) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(backbone.width, 1)
+        self.head = nn.Linear(backbone.width, 1, device=backbone.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -68,7 +68,7 @@ class PolicyWithValue(nn.Module):
     def __init__(self, model: CausalModel) -> None:
         super().__init__()
         self.model = model
-        self.head = nn.Linear(model.width, 1)
+        self.head = nn.Linear(model.width, 1, device=model.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.is_held = False  # while True, the head alone is trained, and there are no log-probabilities

@@ -13,6 +13,7 @@ from torch import Tensor
 from tutelage.data.batch import TokenBatch, collate
 from tutelage.data.packing import cut, microbatches
 from tutelage.model.causal import CausalModel
+from tutelage.model.device import AUTO
 from tutelage.model.reward_model import RewardModel, load_reward
 from tutelage.types import Prompt
 
@@ -48,9 +49,11 @@ class Scorer:
         self._batch_tokens = batch_tokens
 
     @classmethod
-    def load(cls, folders: Sequence[Path], *, mode: Mode = "mean", precision: str = "fp32") -> "Scorer":
+    def load(
+        cls, folders: Sequence[Path], *, mode: Mode = "mean", precision: str = "fp32", device: str = AUTO
+    ) -> "Scorer":
         """The reward models in these folders."""
-        return cls([load_reward(f)[0] for f in folders], mode=mode, precision=precision)
+        return cls([load_reward(f, device=device)[0] for f in folders], mode=mode, precision=precision)
 
     def __call__(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
         """Reward [B], float32. Raises DataError for a text that is longer than a member's window."""

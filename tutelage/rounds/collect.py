@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tutelage.errors import DataError, WaitingForLabels
 from tutelage.log import Progress, say
-from tutelage.model.load import load_causal
 from tutelage.publish import is_published, published, write_json
 from tutelage.reward.scorer import Scorer
 from tutelage.rounds.machines import complete, fitting
@@ -60,7 +59,7 @@ def sample(run: Run, i_round: int, prompts: Prompts, policy: Path) -> list[tuple
 
 def _sample(run: Run, stage: Stage, i_round: int, chosen: Sequence[Prompt], policy: Path, version: str) -> None:
     recipe = run.recipe
-    model, chat = load_causal(str(policy))
+    model, chat = run.open_causal(policy)
     kept, n_long = fitting(chosen, chat, recipe.sampling.max_new_tokens, longest=recipe.data.max_prompt_tokens)
     progress = Progress(stage.name, len(kept))
     for start in range(0, len(kept), CHUNK):

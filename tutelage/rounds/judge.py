@@ -15,7 +15,6 @@ from tutelage.evals.gate import Verdict, decide
 from tutelage.evals.policy import describe
 from tutelage.evals.winrate import Judge, win_rate
 from tutelage.log import say
-from tutelage.model.load import load_causal
 from tutelage.publish import published, write_json
 from tutelage.reward.scorer import Scorer
 from tutelage.rounds.machines import complete, fitting, infer_logp
@@ -40,7 +39,7 @@ class Contender:
 
 def test_prompts(run: Run, prompts: Prompts, folder: Path) -> list[Prompt]:
     """The unseen prompts that every figure of the report is measured on."""
-    chat = load_causal(str(folder))[1]
+    chat = run.open_causal(folder)[1]
     return fitting(prompts.test, chat, run.recipe.sampling.max_new_tokens, longest=run.recipe.data.max_prompt_tokens)[
         0
     ][: run.recipe.evaluation.prompts]
@@ -52,7 +51,7 @@ def answers(run: Run, contender: Contender, unseen: Sequence[Prompt]) -> list[Co
     folder = run.folder / "answers" / version
     if not run.is_done(folder):
         with run.stage(folder, f"{contender.name} answers {len(unseen)} unseen prompts"):
-            model, chat = load_causal(str(contender.folder))
+            model, chat = run.open_causal(contender.folder)
             written = complete(
                 model,
                 chat,
@@ -123,7 +122,7 @@ def _measure(
     proxy, watcher = reward_judge(rewards.scorer(run)), reward_judge(rewards.watcher(run))
     judge = gold_judge() if simulated else watcher
     seed = derive(run.recipe.run.seed, "bootstrap")
-    vocabulary = load_causal(str(newest.folder))[0].vocabulary
+    vocabulary = run.open_causal(newest.folder)[0].vocabulary
     policies: dict[str, Any] = {}
     for name, completions in written.items():
         judged, held_out, optimised = (
@@ -175,7 +174,7 @@ def kl_to(
 
     The means of k1 and k3, with the standard error of k1.
     """
-    model, chat = load_causal(str(policy.folder))
+    model, chat = run.open_causal(policy.folder)
     rows = []
     for prompt, c in zip(unseen, completions, strict=True):
         ids = chat.prompt_ids(prompt)
@@ -183,7 +182,7 @@ def kl_to(
     batch, temperature = collate(rows), run.recipe.sampling.temperature
     logp_BT = infer_logp(model, batch, temperature=temperature, compute=run.recipe.compute)
     ref_BT = infer_logp(
-        load_causal(str(reference.folder))[0], batch, temperature=temperature, compute=run.recipe.compute
+        run.open_causal(reference.folder)[0], batch, temperature=temperature, compute=run.recipe.compute
     )
     k1_B, k3_B = (torch.where(batch.mask_BT, f(logp_BT, ref_BT), 0.0).sum(dim=1) for f in (k1, k3))
     return {"kl": float(k1_B.mean()), "kl_se": float(k1_B.std() / len(k1_B) ** 0.5), "kl_k3": float(k3_B.mean())}
@@ -203,7 +202,7 @@ def _best_of_n(
     if not ns:
         return []
     part, group = list(unseen[:N_BEST_OF]), max(ns)
-    model, chat = load_causal(str(sft.folder))
+    model, chat = run.open_causal(sft.folder)
     many = complete(
         model,
         chat,

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from tutelage.errors import DiskError
+from tutelage.model.device import AUTO, find_device, has_fast_bf16
 from tutelage.publish import disk_errors
 from tutelage.rounds.files import prompt_of
 from tutelage.rounds.findings import Check, attempt
 from tutelage.store.db import WAL_FLOOR, open_store
 from tutelage.store.prompts import add_prompts, get_prompts
-from tutelage.train.learner import has_fast_bf16
 
 MIN_DISK_GB, MIN_MEMORY_GB, FAIR_MEMORY_GB = 2.0, 2.0, 4.0
 MIN_WRITE_MB_S = 20.0  # below, checkpoints hold a run up
@@ -33,7 +33,7 @@ def machine_checks(folder: Path) -> list[Check]:
         *attempt("libraries", lambda: [libraries()]),
         *attempt("threads", lambda: [threads()]),
         *attempt("memory", lambda: [memory()]),
-        *attempt("bf16", lambda: [bf16()]),
+        *attempt("device", device),
         *attempt("disk", lambda: [disk(folder)]),
         *attempt("write speed", lambda: [write_speed(folder)]),
         *attempt("SQLite", lambda: [sqlite(), store()]),
@@ -129,10 +129,14 @@ def available_memory_gb() -> float:
     return float(free) / 1e9
 
 
-def bf16() -> Check:
-    if has_fast_bf16():
-        return Check("bf16", "ok", "the processor has it: run.precision = auto uses it")
-    return Check("bf16", "ok", "the processor has no instructions for it: run.precision = auto means fp32")
+def device() -> list[Check]:
+    """What run.device = auto and run.precision = auto mean here."""
+    found = find_device(AUTO)
+    name = "the processor" if found.type == "cpu" else torch.cuda.get_device_name(found)
+    checks = [Check("device", "ok", f"{name}: run.device = auto means {found.type!r}")]
+    if has_fast_bf16(found):
+        return [*checks, Check("bf16", "ok", f"{name} has it: run.precision = auto uses it")]
+    return [*checks, Check("bf16", "ok", f"{name} has no instructions for it: run.precision = auto means fp32")]
 
 
 def disk(folder: Path) -> Check:

@@ -59,6 +59,7 @@ def need_of_learner(
         adapted=n_adapted(learner.module),
         copies=copies + bool(learner.ema),
         half=is_half,
+        recomputed=compute.gradient_checkpointing,
         fused=is_half and isinstance(backbone, CausalModel) and backbone.is_fusable,
         tokens=tokens,
         chosen=round(share_chosen * tokens),

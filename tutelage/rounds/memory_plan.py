@@ -8,13 +8,13 @@ D width, C columns of the joined projections, O = query heads x head width, F in
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tutelage.model.logits import MOST_LOGITS, SLICE, rows_of
 from tutelage.native.head import slice_rows
 
 GB = 1e9
 PROGRAM = 500_000_000  # Python, torch and transformers, resident once a run has begun (measured with torch 2.13)
 FLOAT, HALF = 4, 2  # bytes
 MOMENTS = 2  # that AdamW keeps of every weight
-SLICE = 1024  # rows of logits that are widened at a time; see model.logits
 HEAD_STEP = 32  # to a multiple of which the kernels pad a head
 
 
@@ -41,11 +41,13 @@ class Need:
     adapted: int = 0  # parameters under adapters, which take the place of those in training
     copies: int = 0  # further float32 copies of what the first learner moves: the best so far, an average
     half: bool  # passes in bf16
+    recomputed: bool = False  # of a layer, only what it reads is kept for the way back
     fused: bool  # on the native kernels
     tokens: int  # of a microbatch, at most
     chosen: int  # of them, those whose log-probability is asked
     slots: int = 0  # of the engine; 0 = nothing is sampled
     positions: int = 0  # that a slot can hold
+    sampled_half: int = 0  # parameters of the copy in bf16 that a GPU samples from
     program: int = PROGRAM  # 0 where the memory is a GPU's
 
 
@@ -67,7 +69,7 @@ class Plan:
 def plan(need: Need) -> Plan:
     """Adds up weights, what optimisers and saving keep, one microbatch's activations, and the engine's cache."""
     weights, trained = sum(need.parameters), sum(need.trained)
-    halves = HALF * (weights + trained) if need.fused else 0  # of the trained ones a turned copy, too
+    halves = HALF * (weights + trained if need.fused else need.sampled_half)  # of the trained ones a turned copy, too
     if need.fused and need.adapted:
         # Sums with the adapters, straight and turned; the head turned; of one layer the sums and gradient in float32.
         halves += HALF * (2 * need.adapted + need.shape.vocabulary * need.shape.width)
@@ -95,19 +97,26 @@ def activations(need: Need) -> int:
     d, f, queries, groups = s.width, s.inner, s.heads * s.head_width, s.groups * s.head_width
     if need.fused:
         # As `native.layer._Kept` lists them: the stream twice in float32, two norms, projections, attention, gates.
+        stream = FLOAT * d + HALF * d
         layer = 2 * FLOAT * d + 2 * HALF * d + HALF * (queries + 2 * groups) + HALF * queries + HALF * 2 * f
         way_back = FLOAT * 3 * d + HALF * (4 * d + 4 * f + queries + 2 * groups)  # of the one layer that is under way
         held = min(need.chosen, slice_rows(s.vocabulary)) * HALF * s.vocabulary
-        return need.tokens * (s.layers * layer + way_back) + need.chosen * (2 * FLOAT + HALF) * d + held
+        kept = s.layers * stream + layer if need.recomputed else s.layers * layer
+        return need.tokens * (kept + way_back) + need.chosen * (2 * FLOAT + HALF) * d + held
     element = HALF if need.half else FLOAT
     # Two norms keep their input, the normed and the scaled; attention its three inputs and its output; the MLP four.
     layer = FLOAT * 4 * d + element * (2 * d + 2 * queries + 2 * groups + 4 * f)
-    logits = s.vocabulary * (2 * element * need.chosen + 2 * FLOAT * min(need.chosen, SLICE))  # and their gradient
-    return need.tokens * (s.layers * layer + element * 4 * f) + logits
+    if s.vocabulary * need.chosen > MOST_LOGITS:  # made and read a slice at a time
+        logits = s.vocabulary * (2 * FLOAT + element) * rows_of(s.vocabulary)
+    else:
+        logits = s.vocabulary * (2 * element * need.chosen + 2 * FLOAT * min(need.chosen, SLICE))  # and their gradient
+    kept = s.layers * FLOAT * d + layer if need.recomputed else s.layers * layer
+    return need.tokens * (kept + element * 4 * f) + logits
 
 
 def cache(need: Need) -> int:
     """Bytes of keys and values of all slots."""
     s = need.shape
-    width, element = (s.head_width + -s.head_width % HEAD_STEP, HALF) if need.fused else (s.head_width, FLOAT)
+    width = s.head_width + (-s.head_width % HEAD_STEP if need.fused else 0)
+    element = HALF if need.fused or need.sampled_half else FLOAT
     return need.slots * need.positions * 2 * s.layers * s.groups * width * element

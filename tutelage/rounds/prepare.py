@@ -16,7 +16,6 @@ from tutelage.log import say
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
 from tutelage.model.checkpoint import LINEAGE, read_lineage, save_causal, weights_sha, write_causal
-from tutelage.model.load import load_causal
 from tutelage.model.lora import Adapter
 from tutelage.publish import is_published, published, write_json
 from tutelage.rounds.memory_notice import announce, need_of_learner
@@ -141,7 +140,7 @@ def base(run: Run) -> Path:
         source = str(pretrain_into(run.recipe.pretraining, run.folder / "pretraining"))
     if not run.is_done(folder):
         with run.stage(folder, f"opening {source}"):
-            model, chat = load_causal(source)
+            model, chat = run.open_causal(source)
             sha = weights_sha(model.hf.state_dict())
             save_causal(folder, model, chat, {"stage": "base", "source": source, "weights": sha}, dtype=torch.float32)
     register(run, folder, parent=None)
@@ -204,7 +203,7 @@ def _sft(
     run: Run, stage: Stage, base_folder: Path, train: Sequence[Demonstration], valid: Sequence[Demonstration]
 ) -> None:
     recipe, seed = run.recipe, derive(run.recipe.run.seed, "sft")
-    model, chat = load_causal(str(base_folder))
+    model, chat = run.open_causal(base_folder)
     adapter = Adapter(model, recipe.lora, seed=seed) if recipe.lora.rank else None
     rows, held_out = sft_rows(train, chat), sft_rows(valid, chat)
     total = recipe.sft.epochs * -(-len(rows.rows) // recipe.sft.batch_size)

@@ -12,12 +12,13 @@ from tutelage.errors import ConfigError
 from tutelage.log import MetricsLog, Progress, say
 from tutelage.model.chat import Chat
 from tutelage.model.checkpoint import LINEAGE, latest_state, save_state, weights_sha, write_causal
+from tutelage.model.device import find_device, has_fast_bf16
 from tutelage.model.load import new_llama
 from tutelage.model.tokenizer import train_bpe
 from tutelage.publish import RunLock, is_published, published, write_json
 from tutelage.seed import derive
 from tutelage.train import pretrain as loop
-from tutelage.train.learner import ComputeConfig, has_fast_bf16
+from tutelage.train.learner import ComputeConfig
 from tutelage.train.optim import OptimConfig
 
 
@@ -31,8 +32,10 @@ class PretrainRecipe:
         default_factory=lambda: OptimConfig(lr=1.5e-3, final_lr=0.05, warmup_steps=100, weight_decay=0.1)
     )
     tokenizer_share: float = 0.25  # of a text source's documents, for training the tokenizer; dialogues count whole
+    device: str = "auto"  # as `run.device`
     precision: str = "auto"
     microbatch_tokens: int = 4096
+    gradient_checkpointing: bool = False  # as in a run's recipe
     threads: int = 0  # 0 = all cores
     seed: int = 1
     card: str = ""  # a Markdown file on data, licence and attribution, published with the model
@@ -62,7 +65,8 @@ def pretrain_into(recipe: PretrainRecipe, folder: Path) -> Path:
 def _train(recipe: PretrainRecipe, folder: Path) -> dict[str, float]:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    cfg, bf16 = recipe.pretrain, recipe.precision == "bf16" or (recipe.precision == "auto" and has_fast_bf16())
+    cfg, device = recipe.pretrain, find_device(recipe.device)
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and has_fast_bf16(device))
     say("reading text and training the tokenizer")
     chat = Chat(train_bpe(_tokenizer_texts(recipe), cfg.vocabulary), window=cfg.window)
     corpora = [load_corpus(s, chat, row_tokens=cfg.window) for s in recipe.sources]
@@ -77,8 +81,12 @@ def _train(recipe: PretrainRecipe, folder: Path) -> dict[str, float]:
         window=cfg.window,
         eos_id=chat.end_id,
         seed=derive(recipe.seed, "init"),
+    ).to(device)
+    compute = ComputeConfig(
+        precision="bf16" if bf16 else "fp32",
+        microbatch_tokens=recipe.microbatch_tokens,
+        gradient_checkpointing=recipe.gradient_checkpointing,
     )
-    compute = ComputeConfig(precision="bf16" if bf16 else "fp32", microbatch_tokens=recipe.microbatch_tokens)
     learner = loop.language_learner(model, optim=recipe.optim, compute=compute, total_steps=len(batches))
     found = latest_state(folder / "state")
     if found:

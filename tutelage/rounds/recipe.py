@@ -8,6 +8,7 @@ from tutelage.engine.engine import EngineConfig
 from tutelage.engine.request import SamplingConfig
 from tutelage.errors import ConfigError
 from tutelage.evals.gate import GateConfig
+from tutelage.model.device import find_device, has_fast_bf16
 from tutelage.model.lora import LoraSettings
 from tutelage.model.reward_model import Reading
 from tutelage.reward.scorer import Mode
@@ -15,7 +16,7 @@ from tutelage.rounds.pretraining import PretrainRecipe
 from tutelage.simulate.labeller import LabellerConfig
 from tutelage.train.experience import UnfinishedConfig
 from tutelage.train.kl_control import KLConfig
-from tutelage.train.learner import ComputeConfig, has_fast_bf16
+from tutelage.train.learner import ComputeConfig
 from tutelage.train.monitor import MonitorConfig
 from tutelage.train.optim import OptimConfig
 from tutelage.train.ppo import PPOConfig
@@ -31,7 +32,8 @@ class RunConfig:
     rounds: int = 2
     seed: int = 1
     threads: int = 0  # of this machine; 0 = all cores. Pinned in config.toml, since another number rounds otherwise
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the passes; auto = bf16 where the processor has it
+    device: str = "auto"  # 'cpu', 'cuda', 'cuda:1'; auto = a GPU where there is one. Pinned as threads are
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the passes; auto = bf16 where the device has it
     algorithm: Literal["ppo", "rloo"] = "ppo"
     start_from: Literal["sft", "best"] = "sft"  # where each round's RL starts, and its reference
     tensorboard: bool = False
@@ -183,6 +185,7 @@ class Recipe:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     microbatch_tokens: int = 4096
+    gradient_checkpointing: bool = False  # a third more arithmetic in training for a fraction of its memory
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     gate: GateConfig = field(default_factory=GateConfig)
@@ -210,13 +213,20 @@ class Recipe:
     def compute(self) -> ComputeConfig:
         """How passes run; `resolved` has settled the precision."""
         precision: Literal["fp32", "bf16"] = "bf16" if self.run.precision == "bf16" else "fp32"
-        return ComputeConfig(precision=precision, microbatch_tokens=self.microbatch_tokens)
+        return ComputeConfig(
+            precision=precision,
+            microbatch_tokens=self.microbatch_tokens,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with what depends on this machine settled: threads and precision."""
-    precision = recipe.run.precision
+    """The recipe with what depends on this machine settled: device, threads and precision.
+
+    Raises ConfigError for a device that is not here.
+    """
+    device, precision = find_device(recipe.run.device), recipe.run.precision
     if precision == "auto":
-        precision = "bf16" if has_fast_bf16() else "fp32"
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
     threads = recipe.run.threads or len(os.sched_getaffinity(0))
-    return replace(recipe, run=replace(recipe.run, precision=precision, threads=threads))
+    return replace(recipe, run=replace(recipe.run, device=str(device), precision=precision, threads=threads))

@@ -50,10 +50,17 @@ class RewardModels:
     held_out: Path
 
     def scorer(self, run: Run) -> Scorer:
-        return Scorer.load(self.members, mode=run.recipe.reward_stage.combine, precision=run.recipe.compute.precision)
+        recipe = run.recipe
+        return Scorer.load(
+            self.members,
+            mode=recipe.reward_stage.combine,
+            precision=recipe.compute.precision,
+            device=recipe.run.device,
+        )
 
     def watcher(self, run: Run) -> Scorer:
-        return Scorer.load([self.held_out], precision=run.recipe.compute.precision)
+        recipe = run.recipe
+        return Scorer.load([self.held_out], precision=recipe.compute.precision, device=recipe.run.device)
 
 
 def is_held_out(prompt_id: str, share: float) -> bool:
@@ -88,6 +95,7 @@ def preference_pretraining(run: Run, sft: Path) -> Path | None:
                 read=settings.read,
                 n_cells=settings.ngram_cells,
                 seed=derive(run.recipe.run.seed, "head"),
+                device=run.recipe.run.device,
             )
             _fit(
                 run,
@@ -173,8 +181,8 @@ def _unfitted(run: Run, groups: Sequence[RankedGroup], sft: Path, pretrained: Pa
         "aspects": aspects, "read": settings.read, "weigh": weigh, "n_cells": settings.ngram_cells, "seed": seed
     }  # fmt: skip
     if not pretrained:
-        return new_reward_model(settings.source or str(sft), settings.kind, **form)
-    learned = load_reward(pretrained)[0]
+        return new_reward_model(settings.source or str(sft), settings.kind, **form, device=run.recipe.run.device)
+    learned = load_reward(pretrained, device=run.recipe.run.device)[0]
     if weigh == "fixed" and list(learned.aspects) == list(aspects):
         return learned
     return RewardModel(learned.backbone, learned.chat, **form)
@@ -346,7 +354,7 @@ def _top_score(model: RewardModel, rows: Sequence[RankedRows]) -> float:
 
 
 def _refuse_if_blind(run: Run, folder: Path) -> None:
-    card = load_reward(folder)[1]
+    card = load_reward(folder, device="cpu")[1]
     for alarm in reward_model_alarms(
         correct=round(card["accuracy"] * card["n"]),
         n=card["n"],
@@ -373,7 +381,7 @@ def learning_curve(run: Run, i_round: int, snapshot: Path, sft: Path, pretrained
         one = _one(
             run, folder.parent / f"curve-{share:g}", part, valid, snapshot, sft, pretrained, f"{share:.0%} of the data"
         )
-        card = load_reward(one)[1]
+        card = load_reward(one, device="cpu")[1]
         rows.append({k: card[k] for k in ("rankings", "accuracy", "accuracy_low", "accuracy_high", "n", "by_source")})
     with run.stage(folder, "learning curve"), published(folder) as aside:
         write_json(aside / "curve.json", rows)

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tutelage.engine.room import READ
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
-from tutelage.model.load import load_causal
 from tutelage.model.lora import Adapter
 from tutelage.model.reward_model import RewardModel, load_reward
 from tutelage.model.value_model import PolicyWithValue, ValueModel
@@ -104,17 +104,17 @@ def build(run: Run, start: Path, rewards: RewardModels, seed: int) -> Machines:
     """Policy, critic, reference, sampler and scorers."""
     recipe = run.recipe
     temperature, compute = recipe.sampling.temperature, recipe.compute
-    model, chat = load_causal(str(start))
+    model, chat = run.open_causal(start)
     profile = Profile(model.device) if recipe.run.profile else None
     watch = profile.watch if profile else OFF
     adapter = Adapter(model, recipe.lora, seed=seed) if recipe.lora.rank else None
     reference = (
         AdapterReference(model, adapter, temperature=temperature, compute=compute, watch=watch)
         if adapter
-        else FrozenReference(load_causal(str(start))[0], temperature=temperature, compute=compute, watch=watch)
+        else FrozenReference(run.open_causal(start)[0], temperature=temperature, compute=compute, watch=watch)
     )
-    policy, critic, trunk = _learners(recipe, model, lambda: _critic(rewards, start, chat), watch)
-    top = max(float(load_reward(f)[1]["train_score_p999"]) for f in rewards.members)
+    policy, critic, trunk = _learners(recipe, model, lambda: _critic(run, rewards, start, chat), watch)
+    top = max(float(load_reward(f, device="cpu")[1]["train_score_p999"]) for f in rewards.members)
     sampler = EngineSampler(
         model, chat, recipe.sampling, recipe.engine, seed=derive(seed, "sampler"), precision=compute.precision,
         watch=watch,
@@ -160,12 +160,12 @@ def _learners(
     return policy_learner(model, **policy_settings), critic, None
 
 
-def _critic(rewards: RewardModels, start: Path, chat: Chat) -> ValueModel:
+def _critic(run: Run, rewards: RewardModels, start: Path, chat: Chat) -> ValueModel:
     """Starts as the reward model when it reads the policy's tokens; otherwise as the policy with a zero head."""
-    reward = load_reward(rewards.members[0])[0]
+    reward = load_reward(rewards.members[0], device=run.recipe.run.device)[0]
     if reward.chat is not None and reward.chat.tokenizer_hash == chat.tokenizer_hash:
         return ValueModel.from_reward(reward)
-    return ValueModel(load_causal(str(start))[0])
+    return ValueModel(run.open_causal(start)[0])
 
 
 def need_of_rl(recipe: Recipe, machines: Machines, prompts: Sequence[Prompt]) -> Need:
@@ -183,7 +183,7 @@ def need_of_rl(recipe: Recipe, machines: Machines, prompts: Sequence[Prompt]) ->
     parameters = [*alone.parameters, *map(n_parameters, others)]
     parameters += [] if machines.adapter else alone.parameters  # the reference
     parameters += [n_parameters(machines.critic.module)] if machines.critic else []
-    longest = max(lengths) + new
+    longest, on_processor = max(lengths) + new, machines.model.device.type == "cpu"
     return Need(
         shape=alone.shape,
         parameters=parameters,
@@ -191,10 +191,12 @@ def need_of_rl(recipe: Recipe, machines: Machines, prompts: Sequence[Prompt]) ->
         adapted=alone.adapted,
         copies=alone.copies,
         half=alone.half,
+        recomputed=alone.recomputed,
         fused=alone.fused,
         tokens=alone.tokens,
         chosen=alone.chosen,
         slots=recipe.engine.slots,
-        positions=longest + -longest % POSITIONS,
+        positions=longest + -longest % (POSITIONS if on_processor else READ),
+        sampled_half=n_parameters(machines.model) if alone.half and not on_processor else 0,
         program=alone.program,
     )

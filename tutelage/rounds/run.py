@@ -21,7 +21,11 @@ from torch import Tensor
 from tutelage import config
 from tutelage.errors import ConfigError
 from tutelage.log import MetricsLog, Progress, say
+from tutelage.model.causal import CausalModel
+from tutelage.model.chat import Chat
 from tutelage.model.checkpoint import latest_state, save_state
+from tutelage.model.device import AUTO
+from tutelage.model.load import load_causal
 from tutelage.native.memory import arena
 from tutelage.publish import RunLock, disk_errors, is_published, write_json
 from tutelage.rounds.profile import PROFILE
@@ -42,6 +46,10 @@ class Run:
 
     def is_done(self, folder: Path) -> bool:
         return is_published(folder)
+
+    def open_causal(self, source: str | Path) -> tuple[CausalModel, Chat]:
+        """A language model on the run's device, as `load_causal` opens it."""
+        return load_causal(str(source), device=self.recipe.run.device)
 
     @contextmanager
     def stage(self, folder: Path, what: str) -> Iterator["Stage"]:
@@ -134,7 +142,7 @@ def open_run(recipe: Recipe | None, folder: Path, *, patient: bool = False) -> I
 def _settle(recipe: Recipe | None, folder: Path) -> Recipe:
     path = folder / CONFIG
     if path.exists():
-        stored = config.load(Recipe, path)
+        stored = resolved(config.load(Recipe, path))  # a directory of an older version names no device
         if recipe is not None:
             wanted = resolved(_with_pins(recipe, stored))
             stored = replace(stored, run=replace(stored.run, profile=wanted.run.profile))  # changes no result
@@ -165,7 +173,8 @@ def _with_pins(recipe: Recipe, stored: Recipe) -> Recipe:
     """What a recipe leaves to the machine is what the directory has settled on."""
     threads = recipe.run.threads or stored.run.threads
     precision = stored.run.precision if recipe.run.precision == "auto" else recipe.run.precision
-    return replace(recipe, run=replace(recipe.run, threads=threads, precision=precision))
+    device = stored.run.device if recipe.run.device == AUTO else recipe.run.device
+    return replace(recipe, run=replace(recipe.run, threads=threads, precision=precision, device=device))
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:

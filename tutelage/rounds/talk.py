@@ -13,6 +13,7 @@ from tutelage.log import Progress
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
 from tutelage.model.checkpoint import LINEAGE, read_lineage
+from tutelage.model.device import has_fast_bf16
 from tutelage.model.load import load_causal, locate
 from tutelage.publish import is_published
 from tutelage.rounds.files import user_turn
@@ -20,7 +21,6 @@ from tutelage.rounds.machines import complete, fitting
 from tutelage.rounds.prepare import version_id
 from tutelage.rounds.run import CONFIG
 from tutelage.seed import derive
-from tutelage.train.learner import has_fast_bf16
 from tutelage.types import Completion, Message, Prompt
 
 CHUNK = 64  # prompts answered between two redrawings of the live line
@@ -83,10 +83,10 @@ def _best(folder: Path, known: Mapping[str, Path]) -> str:
 
 
 def open_speaker(where: str, stage: str = "") -> Speaker:
-    """Opens the policy that `resolve` finds, to answer in the precision that is fastest here."""
+    """Opens the policy that `resolve` finds, to answer on the device and in the precision that are fastest here."""
     name, source = resolve(where, stage)
     model, chat = load_causal(source)
-    return Speaker(name, source, _version(source), model, chat, "bf16" if has_fast_bf16() else "fp32")
+    return Speaker(name, source, _version(source), model, chat, "bf16" if has_fast_bf16(model.device) else "fp32")
 
 
 def _version(source: str) -> str:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from tutelage.data.batch import TokenBatch
 from tutelage.data.packing import cut, cut_units
 from tutelage.errors import ConfigError, TrainingError
+from tutelage.model.causal import CausalModel
+from tutelage.model.reward_model import EncoderModel
 from tutelage.stopwatch import OFF, Watch
 from tutelage.train.optim import OptimConfig, build_adamw, clip_gradients, load_moments, lr_at, moments
 
@@ -31,19 +33,13 @@ class ComputeConfig:
 
     precision: Literal["fp32", "bf16"] = "fp32"  # of the passes; weights and moments stay float32
     microbatch_tokens: int = 8192  # bounds memory
+    gradient_checkpointing: bool = False  # a layer's insides are computed again on the way back, and not kept
 
     def __post_init__(self) -> None:
         if self.microbatch_tokens < 1:
             raise ConfigError(
                 f"microbatch_tokens = {self.microbatch_tokens}, but a pass needs at least one token. 8192 is usual."
             )
-
-
-def has_fast_bf16() -> bool:
-    """Whether bf16 passes are faster than fp32 here: a GPU, or a processor with bf16 instructions."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +110,9 @@ class Learner:
         watch: Watch = OFF,
     ) -> None:
         self.module = module
+        for part in module.modules():
+            if isinstance(part, CausalModel | EncoderModel):
+                part.gradient_checkpointing = compute.gradient_checkpointing
         self._forward = forward
         self._optim = optim
         self._compute = compute

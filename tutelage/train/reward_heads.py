@@ -36,10 +36,11 @@ def fit_heads(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel, comp
     bias_A = torch.zeros(n_aspects, dtype=torch.float64, requires_grad=True)
     words = _Words(data.batch, model) if model.n_cells else None
     ngram_cA = torch.zeros(words.n if words else 0, n_aspects, dtype=torch.float64, requires_grad=True)
-    free = [weight_AD, ngram_cA, model.log_tie]
+    log_tie = model.log_tie.detach().cpu().clone().requires_grad_()
+    free = [weight_AD, ngram_cA, log_tie]
     free += [] if model.gate is None else [gate_AD, bias_A]
-    tie = model.log_tie.detach().clone()
-    loss_of, rows = ranking_loss(cfg, data, model), torch.arange(len(data.batch))
+    tie = log_tie.detach().clone()
+    loss_of, rows = ranking_loss(cfg, data, model, log_tie), torch.arange(len(data.batch))
     optimiser = torch.optim.LBFGS(
         free, max_iter=MAX_STEPS, tolerance_grad=TOLERANCE, tolerance_change=0.0, line_search_fn="strong_wolfe"
     )
@@ -51,7 +52,7 @@ def fit_heads(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel, comp
             out_CA = out_CA + cfg.ngram_prior * words.found.scores(ngram_cA)
         logit_CA = gate_spread * seen[1].x_CD @ gate_AD.T + bias_A
         out_CC = out_CA if model.gate is None else torch.cat([out_CA, logit_CA], dim=1)
-        prior = sum(w.square().sum() for w in (weight_AD, gate_AD, ngram_cA)) + (model.log_tie - tie).square()
+        prior = sum(w.square().sum() for w in (weight_AD, gate_AD, ngram_cA)) + (log_tie - tie).square()
         loss = loss_of(out_CC, rows)[0] + prior / (2 * data.n_prompts)
         loss.backward()
         return loss
@@ -59,6 +60,7 @@ def fit_heads(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel, comp
     optimiser.step(objective)
     loss = float(objective().detach())
     with torch.no_grad():
+        model.log_tie.copy_(log_tie)
         model.head.weight.copy_(seen[0].raw_weight(spread * weight_AD))
         model.head.bias.zero_()  # a constant tells no two answers apart
         if words is not None:
@@ -102,7 +104,9 @@ class _Words:
         """Gives the model the weights of the raw n-grams; a cell that never occurred says nothing."""
         assert model.ngram_weight is not None, "the heads read n-grams"
         model.ngram_weight.zero_()
-        model.ngram_weight[self.cell_c] = (self.unit * weight_cA).float()
+        model.ngram_weight[self.cell_c.to(model.ngram_weight.device)] = (
+            (self.unit * weight_cA).float().to(model.ngram_weight.device)
+        )
 
 
 class _Standard:

@@ -79,12 +79,15 @@ def reward_learner(model: RewardModel, *, optim: OptimConfig, compute: ComputeCo
     return Learner(model, forward, optim=optim, compute=compute, total_steps=total_steps)
 
 
-def ranking_loss(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel) -> Loss:
+def ranking_loss(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel, log_tie: Tensor | None = None) -> Loss:
     """The loss of whole rankings; a microbatch may hold any of them, since every weight is over the whole batch.
 
     Each ranking trains the head of its own aspect. Where a gate weighs the aspects by the prompt, it learns beside them
     to tell which aspect a prompt belongs to.
+
+    log_tie  the model's own unless given
     """
+    log_tie = model.log_tie if log_tie is None else log_tie
     aspect_C = torch.tensor([list(model.aspects).index(a) for a in data.aspect_P])[data.group_C]
     strict_P = torch.zeros(data.n_prompts, dtype=torch.bool)
     strict_P[data.group_C[strict_pairs(data.tier_C, data.group_C)[0]]] = True
@@ -111,7 +114,7 @@ def ranking_loss(cfg: RewardConfig, data: ComparisonBatch, model: RewardModel) -
         margin_M, lead_M = score_c[i_M] - score_c[j_M], cfg.margin_scale * data.margin_P[group_c[i_M]]
 
         def nll(outcome_M: Tensor) -> Tensor:
-            return _nll(cfg, margin_M - outcome_M * lead_M, outcome_M, model.log_tie)
+            return _nll(cfg, margin_M - outcome_M * lead_M, outcome_M, log_tie.to(margin_M.device))
 
         nll_M = (1 - cfg.smoothing) * nll(outcome_M) + cfg.smoothing * nll(-outcome_M)
         right_M = torch.where(outcome_M == 0, 0.5, (margin_M * outcome_M > 0).float())

@@ -1,0 +1,44 @@
+"""A model's matrices once more in bf16, for passes without gradient on a GPU.
+
+Autocast makes such copies in every pass: for one token a sequence that is three times the traffic of the step itself.
+A pass through the copy gives the bits that the same pass through the model gives, since all else is the model's own.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+MULTIPLIED = (nn.Linear, Conv1D)  # whose weights autocast rounds
+
+
+class HalfCopy:
+    """Of one model. Small weights and embeddings are shared with it; the matrices follow it when they are asked to."""
+
+    def __init__(self, hf: PreTrainedModel) -> None:
+        self._source = hf
+        shared = {id(x): x for x in (*hf.parameters(), *hf.buffers())}
+        self.hf = copy.deepcopy(hf, shared)
+        self._sources: list[Tensor] = []
+        self._copies: list[Tensor] = []
+        for layer, other in zip(_multiplied(hf), _multiplied(self.hf), strict=True):
+            for name, weight in layer.named_parameters(recurse=False):
+                half = nn.Parameter(weight.detach().bfloat16(), requires_grad=False)
+                setattr(other, name, half)
+                self._sources.append(weight.detach())
+                self._copies.append(half.detach())
+
+    def is_of(self, hf: PreTrainedModel) -> bool:
+        return self._source is hf
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Takes over the weights of now."""
+        torch._foreach_copy_(self._copies, self._sources)
+
+
+def _multiplied(hf: PreTrainedModel) -> Iterator[nn.Module]:
+    return (layer for layer in hf.modules() if isinstance(layer, MULTIPLIED))
