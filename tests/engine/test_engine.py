@@ -155,6 +155,21 @@ def test_prompts_are_computed_together_up_to_the_limit(model, calls):
     assert calls["passes"] == 3
 
 
+def test_prompts_that_wait_are_computed_along_with_those_that_need_not(model, calls):
+    prompts = [(5, i) for i in range(20)]
+    cfg = SamplingConfig(max_new_tokens=1)
+    computed = []
+    logits = model.logits
+    model.logits = lambda token_N, *a: (computed.append(len(token_N) // 2), logits(token_N, *a))[1]
+    first = engine(model, slots=8).generate(requests(k=1, prompts=prompts), cfg)
+    # Eight and two that wait; the slots take these two and six more, and two wait again; then those and the last two.
+    assert computed == [10, 8, 2]
+    computed.clear()
+    again = engine(model, slots=8, prefill_tokens=17).generate(requests(k=1, prompts=prompts), cfg)
+    assert computed == [8, 8, 4]  # no pass has room for more than eight prompts
+    assert drawn(first) == drawn(again) == drawn(engine(model).generate(requests(k=1, prompts=prompts), cfg))
+
+
 def test_nothing_is_stale_after_the_weights_change(model, small_causal):
     cfg = SamplingConfig(max_new_tokens=12)
     one = engine(model)

@@ -26,12 +26,12 @@ def test_waiting_samples_are_admitted_in_order_and_the_last_moves_into_the_hole(
         2,
         3,
     ]
-    assert scheduler.admit() == [] and (scheduler.n_waiting, scheduler.next_request) == (1, 1)
+    assert scheduler.admit() == [] and (scheduler.n_waiting, scheduler.next_requests(5)) == (1, [1])
     draw(scheduler, 8)
     assert scheduler.release(0) == (2, 3)  # slot 2 with its two prompt tokens and a third moves into slot 0
     assert seeds(scheduler, scheduler.running) == [3, 2]
     assert scheduler.release(1) is None
-    assert seeds(scheduler, scheduler.admit()) == [4] and scheduler.next_request is None
+    assert seeds(scheduler, scheduler.admit()) == [4] and scheduler.next_requests(5) == []
     assert seeds(scheduler, scheduler.running) == [3, 4]
 
 

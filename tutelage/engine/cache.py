@@ -4,7 +4,6 @@ S slots, N packed tokens, H query heads, G key heads, T positions, D head width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,16 +14,6 @@ from tutelage.native import memory
 from tutelage.native.forward import Into
 from tutelage.native.kernels import Heads
 from tutelage.native.slots import Slots
-
-
-@dataclass(slots=True)
-class Prefix:
-    """What a prompt left behind: keys and values of each layer [G, T, D], and the logits [V] that follow it."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    logits_V: Tensor
-    length: int
 
 
 class SlotCache:
@@ -58,21 +47,16 @@ class SlotCache:
             self.values.append(_room(shape, like, clear=clear))
         return self.keys[layer], self.values[layer]
 
-    def admit(self, slot: int, prefix: Prefix) -> None:
-        """Copies a prompt's keys and values into a slot."""
-        for layer, (k, v) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
-            self.keys[layer][slot, :, : prefix.length] = k
-            self.values[layer][slot, :, : prefix.length] = v
-
-    def prefix(self, slot: int, length: int, logits_V: Tensor) -> Prefix:
-        """A copy of the prompt in a slot, for samples that wait."""
-        keys, values = ([x[slot, :, :length].clone() for x in buffers] for buffers in (self.keys, self.values))
-        return Prefix(keys, values, logits_V.clone(), length)
-
     def move(self, source: int, target: int, length: int) -> None:
-        """Puts a running sequence into a slot that another one has left."""
+        """Copies what a slot holds of a sequence into another slot."""
         for buffer in (*self.keys, *self.values):
             buffer[target, :, :length] = buffer[source, :, :length]
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        """Copies the first positions of some slots, one may be named twice, into as many others."""
+        source_s, target_s = (torch.tensor(s, device=self.keys[0].device) for s in (sources, targets))
+        for buffer in (*self.keys, *self.values):
+            buffer[target_s, :, :length] = buffer[source_s, :, :length]
 
     def step(self, position_S: Tensor, read: int) -> "DecodeLayout":
         """The layout of one new token in each of the first slots, at these positions, all of them below `read`."""

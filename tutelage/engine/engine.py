@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tutelage.engine.cache import PrefillLayout, Prefix, SlotCache
+from tutelage.engine.cache import PrefillLayout, SlotCache
+from tutelage.engine.parking import Parking, n_parking
 from tutelage.engine.request import Request, Sample, SamplingConfig
 from tutelage.engine.room import room_of
 from tutelage.engine.scheduler import Running, Scheduler
@@ -81,16 +82,15 @@ class Engine:
         self._check(requests, sampling)
         scheduler = Scheduler(requests, self.config.slots, limit=sampling.max_new_tokens)
         longest = max(len(r.prompt_ids) + r.limit(sampling.max_new_tokens) for r in requests)
-        model, room = self._sampled(), None
+        model, n_slots, room = self._sampled(), self.config.slots, None
+        n_waiting = n_parking(n_slots, len(scheduler.samples))
         if model.device.type != "cpu":
-            room = room_of(
-                model, slots=self.config.slots, capacity=longest, last=self.window - 1, is_half=self._is_half
-            )
-        cache = room.cache if room else SlotCache(self.config.slots, longest + -longest % POSITIONS)
+            room = room_of(model, slots=n_slots, capacity=longest, last=self.window - 1, is_half=self._is_half)
+        cache = room.cache if room else SlotCache(n_slots + n_waiting, longest + -longest % POSITIONS)
         steps = Steps(model, cache, scheduler, sampling, room)
-        prefixes: dict[int, Prefix] = {}  # of the prompt whose samples wait, if others of it were begun
+        parking = Parking(cache, room.n_slots if room else n_slots, n_waiting)
         while scheduler.n_waiting or scheduler.n_running:
-            drawn = self._admit(model, scheduler, requests, cache, steps, prefixes)
+            drawn = self._admit(model, scheduler, requests, cache, steps, parking)
             if scheduler.n_running:
                 with self._watch.phase("decode"):
                     drawn += steps.run(self.end_id, 1 if step else STEPS)
@@ -137,9 +137,9 @@ class Engine:
         requests: Sequence[Request],
         cache: SlotCache,
         steps: Steps,
-        prefixes: dict[int, Prefix],
+        parking: Parking,
     ) -> int:
-        """Fills free slots: computes prompts that are new, takes over those that are known, draws each first token."""
+        """Fills free slots: computes prompts that are new, takes over those that wait, draws each first token."""
         taken = scheduler.admit()
         if not taken:
             return 0
@@ -148,19 +148,32 @@ class Engine:
         for slot, sample in enumerate(taken, start=first):
             slots.setdefault(sample.i_request, []).append(slot)
         with self._watch.phase("prefill"):
-            for i, prefix in prefixes.items():
-                for slot in slots[i]:
-                    cache.admit(slot, prefix)
-            logits = {i: prefix.logits_V for i, prefix in prefixes.items()}
-            logits |= self._prefill(model, {i: s for i, s in slots.items() if i not in prefixes}, requests, cache)
+            logits = parking.copy_to({i: slots.pop(i) for i in [*slots] if i in parking})
+            waiting = scheduler.next_requests(parking.n)
+            parking.keep(waiting)
+            if slots:
+                ahead = self._ahead(waiting, slots, requests, parking)
+                logits |= self._prefill(model, slots, requests, cache)
+                for i, slot in ahead.items():
+                    parking.park(i, slot, len(requests[i].prompt_ids), logits[i])
             steps.first(first, torch.stack([logits[s.i_request] for s in taken]))
-            kept = scheduler.next_request
-            if kept not in prefixes:
-                prefixes.clear()
-                if kept in slots:
-                    prefixes[kept] = cache.prefix(slots[kept][0], len(requests[kept].prompt_ids), logits[kept])
             steps.release(self.end_id)
         return len(taken)
+
+    def _ahead(
+        self, waiting: Sequence[int], slots: dict[int, list[int]], requests: Sequence[Request], parking: Parking
+    ) -> dict[int, int]:
+        """Where prompts will wait that are computed along, as many as fit one pass; adds these slots to the others."""
+        room = self.config.prefill_tokens - sum(len(requests[i].prompt_ids) for i in slots)
+        reserved: dict[int, int] = {}
+        for i in waiting:
+            if i not in slots:  # else it is computed anyway, and some of its samples wait
+                room -= len(requests[i].prompt_ids)
+                if room < 0:
+                    break
+            reserved[i] = parking.reserve()
+            slots.setdefault(i, []).append(reserved[i])
+        return reserved
 
     def _prefill(
         self, model: CausalModel, slots: dict[int, list[int]], requests: Sequence[Request], cache: SlotCache

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tutelage.engine.cache import SlotCache
+from tutelage.engine.parking import PART
 from tutelage.engine.request import SamplingConfig
 from tutelage.engine.sampling import draw
 from tutelage.model.causal import CausalModel
@@ -35,7 +36,8 @@ class Room:
 
     def __init__(self, model: CausalModel, *, slots: int, capacity: int, last: int, is_half: bool) -> None:
         device = model.device
-        self.cache = SlotCache(slots, capacity)
+        self.n_slots = slots
+        self.cache = SlotCache(slots + max(1, slots // PART), capacity)  # some are for prompts that wait
         self._hf, self._last, self._is_half = weakref.ref(model.hf), last, is_half
         self._token_S = torch.zeros(slots, dtype=torch.int64, device=device)
         self._position_S = torch.zeros_like(self._token_S)
@@ -48,7 +50,7 @@ class Room:
 
     def serves(self, model: CausalModel, *, slots: int, capacity: int, last: int, is_half: bool) -> bool:
         """Whether its slots are enough, and made for such passes of this model."""
-        is_enough = self.cache.n_slots >= slots and self.cache.capacity >= capacity
+        is_enough = self.n_slots >= slots and self.cache.capacity >= capacity
         return self._hf() is model.hf and is_enough and (self._last, self._is_half) == (last, is_half)
 
     def run(
@@ -71,7 +73,7 @@ class Room:
         return self._token_KS[:k, :n].cpu().numpy(), self._logp_KS[:k, :n].cpu().numpy()
 
     def _width(self, n: int) -> int:
-        width = self.cache.n_slots
+        width = self.n_slots
         while n <= width // NARROWER:
             width //= NARROWER
         return width

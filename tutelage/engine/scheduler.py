@@ -57,10 +57,14 @@ class Scheduler:
         """By their slots."""
         return [self.samples[row] for row in self.row_S[: self.n_running]]
 
-    @property
-    def next_request(self) -> int | None:
-        """Whose sample is admitted next."""
-        return self.samples[self._n_admitted].i_request if self.n_waiting else None
+    def next_requests(self, most: int) -> list[int]:
+        """Whose samples are admitted next, in order, at most so many requests."""
+        found: dict[int, None] = {}
+        for sample in self.samples[self._n_admitted :]:
+            if sample.i_request not in found and len(found) == most:
+                break
+            found[sample.i_request] = None
+        return list(found)
 
     @property
     def few(self) -> int:

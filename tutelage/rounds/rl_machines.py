@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tutelage.engine.parking import n_parking
 from tutelage.engine.room import READ
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
@@ -195,7 +196,7 @@ def need_of_rl(recipe: Recipe, machines: Machines, prompts: Sequence[Prompt]) ->
         fused=alone.fused,
         tokens=alone.tokens,
         chosen=alone.chosen,
-        slots=recipe.engine.slots,
+        slots=recipe.engine.slots + n_parking(recipe.engine.slots, cfg.prompts_per_update * k),
         positions=longest + -longest % (POSITIONS if on_processor else READ),
         sampled_half=n_parameters(machines.model) if alone.half and not on_processor else 0,
         program=alone.program,
