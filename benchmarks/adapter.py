@@ -39,7 +39,7 @@ NEW_TOKENS = 64
 
 def learner_of(precision: Precision, lr: float) -> tuple[CausalModel, Learner]:
     """The bundled model, rounded, under an adapter of rank 16."""
-    model, _ = load_causal("bundled")
+    model, _ = load_causal("bundled", device="cpu")
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(p.bfloat16().float())

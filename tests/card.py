@@ -68,7 +68,12 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     goes_there = to.type == NAME if to else bool(there)
     if func is aten.copy_.default:
         goes_there = isinstance(args[0], CardTensor)
-    elif there and func is not aten._to_copy.default and func not in TAKES_INDICES:
+    elif func in TAKES_INDICES:  # indices may lie on the processor, but not those of a tensor that lies there itself
+        goes_there = isinstance(args[0], CardTensor)
+        assert goes_there or not there, f"{func}: indices on the card of a tensor on the processor"
+        comes_along = len(args) < 3 or isinstance(args[2], CardTensor) or not args[2].dim()  # what is put there
+        assert comes_along or not goes_there, f"{func} of what lies on the processor"
+    elif there and func is not aten._to_copy.default:
         strange = [tuple(x.shape) for x in tensors if not isinstance(x, CardTensor) and x.dim()]
         assert not strange, f"{func} of tensors on the card and, of the shapes {strange}, on the processor"
     if there and (func in WAITS or (not goes_there and func in (aten._to_copy.default, aten.copy_.default))):

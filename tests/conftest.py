@@ -19,6 +19,7 @@ import pytest
 # here instead would make every test of a room without torch wait for it.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["TUTELAGE_DEVICE"] = "cpu"  # what `auto` means, also beside a GPU: tests name the device they want
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs the network
 if "torch" in sys.modules:  # a plugin was faster
     sys.modules["torch"].set_num_threads(1)

@@ -170,6 +170,17 @@ def test_prompts_that_wait_are_computed_along_with_those_that_need_not(model, ca
     assert drawn(first) == drawn(again) == drawn(engine(model).generate(requests(k=1, prompts=prompts), cfg))
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_prompts_of_any_length_wait_together(model, k):
+    prompts = [tuple(range(5, 6 + 7 * i % 23)) for i in range(20)]
+    cfg = SamplingConfig(max_new_tokens=6)
+    through_few = engine(model, slots=8).generate(requests(k=k, prompts=prompts), cfg)
+    at_once = engine(model, slots=64).generate(requests(k=k, prompts=prompts), cfg)
+    assert [s.token_ids for s in through_few] == [s.token_ids for s in at_once]
+    for a, b in zip(through_few, at_once, strict=True):
+        assert a.logp == pytest.approx(b.logp, abs=1e-4)
+
+
 def test_nothing_is_stale_after_the_weights_change(model, small_causal):
     cfg = SamplingConfig(max_new_tokens=12)
     one = engine(model)

@@ -144,11 +144,48 @@ def test_a_room_that_is_too_small_or_of_another_model_is_replaced(make, card, ma
     assert tokens(generate(model, slots=2)) == expected and len(made_rooms) == 1  # a larger one serves
     assert tokens(generate(model, slots=65)) == expected and len(made_rooms) == 2
     adapter = Adapter(model, LoraSettings(rank=2), seed=0)
+    assert tokens(generate(model, slots=2)) == expected and len(made_rooms) == 3
     adapter.merge()
-    assert tokens(generate(model, slots=2)) == expected
+    assert tokens(generate(model, slots=2)) == expected and len(made_rooms) == 4
     del adapter, model
     made_rooms.clear()
     assert not list(room_file._rooms)
+
+
+def test_a_sample_that_ends_on_the_way_writes_nothing_beyond_its_slot(small_causal, card):
+    def asked(model):
+        requests = [Request(tuple(range(5, 251)), (1,), max_new_tokens=10), Request((5, 6, 7), (2,), max_new_tokens=20)]
+        return tokens(Engine(model, end_id=335, window=512).generate(requests, SamplingConfig(max_new_tokens=20)))
+
+    make = lambda: small_causal(max_position_embeddings=512)  # noqa: E731
+    assert asked(make().to(card.NAME)) == asked(make())  # 256 positions, all of them used
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_the_copy_follows_adapters_that_are_switched_off_or_merged(kind, make, card):
+    model = make(kind)
+    adapter = Adapter(model, LoraSettings(rank=4), seed=0)
+    with torch.no_grad():
+        for p in (p for name, p in model.named_parameters() if "lora_B" in name):
+            p.fill_(0.05)
+    model.to(card.NAME)
+    token_BT = torch.arange(5, 17, device=card.NAME)[None]
+    asked = token_BT, torch.tensor([12], device=card.NAME), torch.ones_like(token_BT) > 0
+    asked[2][:, 0] = False
+
+    def gap():
+        with torch.no_grad(), torch.autocast(card.NAME, torch.bfloat16):
+            return float((model.half_copy().logp(*asked)[0] - model.logp(*asked)[0]).abs().max())
+
+    assert gap() == 0
+    with adapter.off():
+        assert gap() == 0
+    assert gap() == 0
+    adapter.merge()
+    assert gap() == 0
+    model.hf.set_output_embeddings(torch.nn.Linear(32, 336, bias=False, device=card.NAME))
+    assert gap() == 0
 
 
 def test_who_asks_is_shown_every_step_and_progress_is_told_every_token(make, card):
@@ -162,6 +199,19 @@ def test_who_asks_is_shown_every_step_and_progress_is_told_every_token(make, car
     again = generate(model, k=1, slots=3, progress=told.append)
     assert tokens(again) == tokens(samples)
     assert sum(told) == sum(len(s.token_ids) for s in samples) and max(told) > 3 >= len(told) / STEPS
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, False),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 2.0, "low_freq_factor": 1.0,
+                              "high_freq_factor": 4.0, "original_max_position_embeddings": 48}}, False),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, True),
+    ],
+)  # fmt: skip
+def test_steps_that_ask_the_host_are_not_recorded(settings, expected, small_causal):
+    assert room_file.asks_the_host(small_causal(**settings)) is expected
 
 
 def test_few_sequences_take_narrow_steps(make, card, monkeypatch):

@@ -73,7 +73,7 @@ class Engine:
         progress: Callable[[int], None] | None = None,
         step: Callable[[Sequence[Running]], None] | None = None,
     ) -> list[Sample]:
-        """All samples of all requests, in order. Nothing is kept between calls, so no cache can be stale.
+        """All samples of all requests, in order. No key or value is kept between calls, so none can be stale.
 
         progress  told the number of tokens drawn since it was last told
         step      shown the samples that are being written after each step; what it raises ends the work

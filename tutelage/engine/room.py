@@ -6,7 +6,9 @@ them is read that the call at hand has not written.
 S running sequences, K steps, V vocabulary.
 """
 
+import contextlib
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,12 +20,14 @@ from tutelage.engine.cache import SlotCache
 from tutelage.engine.parking import PART
 from tutelage.engine.request import SamplingConfig
 from tutelage.engine.sampling import draw
-from tutelage.model.causal import CausalModel
+from tutelage.model.causal import PLAIN_HEADS, CausalModel
+from tutelage.model.half_copy import pass_of
 from tutelage.native.decode import Array
 
 STEPS = 8  # at most, before the host looks at what was drawn
 READ = 256  # positions looked at are a multiple of this: one graph serves that many steps
 NARROWER = 4  # widths are the number of slots divided by powers of this: one graph serves that many sequences
+MOST_GRAPHS = 64  # that are kept: who serves is asked for one temperature after the other
 WARM_UPS = 2  # steps before a recording, in which libraries allocate what they need
 
 
@@ -38,7 +42,10 @@ class Room:
         device = model.device
         self.n_slots = slots
         self.cache = SlotCache(slots + max(1, slots // PART), capacity)  # some are for prompts that wait
-        self._hf, self._last, self._is_half = weakref.ref(model.hf), last, is_half
+        self._asked = last, is_half
+        self._pass = pass_of(model.hf)
+        self._highest = min(last, self.cache.capacity - 1)
+        self._is_half, self._device = is_half, device
         self._token_S = torch.zeros(slots, dtype=torch.int64, device=device)
         self._position_S = torch.zeros_like(self._token_S)
         self._slot_S = torch.arange(slots, device=device)
@@ -46,12 +53,14 @@ class Room:
         self._uniform_KS = torch.zeros(STEPS, slots, dtype=torch.float64, device=device)
         self._token_KS = torch.zeros(STEPS, slots, dtype=torch.int64, device=device)
         self._logp_KS = torch.zeros(STEPS, slots, device=device)
-        self._graphs: dict[tuple[int, int, SamplingConfig], torch.cuda.CUDAGraph] = {}
+        self._graphs: OrderedDict[tuple[int, int, SamplingConfig], torch.cuda.CUDAGraph] = OrderedDict()
+        # What steps make on their way lies in one pool: of a step nothing is needed but what stands in the buffers.
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def serves(self, model: CausalModel, *, slots: int, capacity: int, last: int, is_half: bool) -> bool:
         """Whether its slots are enough, and made for such passes of this model."""
         is_enough = self.n_slots >= slots and self.cache.capacity >= capacity
-        return self._hf() is model.hf and is_enough and (self._last, self._is_half) == (last, is_half)
+        return is_enough and self._asked == (last, is_half) and self._pass == pass_of(model.hf)
 
     def run(
         self, model: CausalModel, sampling: SamplingConfig, token_S: Array, position_S: Array, uniform_KS: Tensor
@@ -60,6 +69,12 @@ class Room:
 
         A sequence that ends on the way goes on to the last step: what it draws behind its end means nothing.
         """
+        with torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext():
+            return self._run(model, sampling, token_S, position_S, uniform_KS)
+
+    def _run(
+        self, model: CausalModel, sampling: SamplingConfig, token_S: Array, position_S: Array, uniform_KS: Tensor
+    ) -> tuple[Array, Array]:
         n, k = len(token_S), len(uniform_KS)
         width, read = self._width(n), self._read(int(position_S.max()) + k)
         # Rows beyond those that run write where nobody reads.
@@ -85,11 +100,14 @@ class Room:
         def step() -> None:
             self._step(model, width, read, sampling)
 
-        if model.device.type != "cuda":
+        if model.device.type != "cuda" or asks_the_host(model):
             return step
         key = width, read, replace(sampling, max_new_tokens=1)  # how long answers are changes no step
         if key not in self._graphs:
             self._graphs[key] = self._record(step)
+            if len(self._graphs) > MOST_GRAPHS:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(key)
         return self._graphs[key].replay
 
     def _step(self, model: CausalModel, width: int, read: int, sampling: SamplingConfig) -> None:
@@ -103,14 +121,14 @@ class Room:
         self._token_KS[:, :width].index_copy_(0, self._at, drawn_S[None])
         self._logp_KS[:, :width].index_copy_(0, self._at, logp_S[None])
         token_S.copy_(drawn_S)
-        position_S.add_(1).clamp_(max=self._last)
+        position_S.add_(1).clamp_(max=self._highest)
         self._at.add_(1).clamp_(max=STEPS - 1)
 
     def _record(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """The step as a graph; what it reads is afterwards as it was."""
         state = self._token_S, self._position_S, self._at
         before = [x.clone() for x in state]
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream(self._device)
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):
@@ -119,9 +137,20 @@ class Room:
         for x, value in zip(state, before, strict=True):
             x.copy_(value)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pool, stream=aside):
             step()
         return graph
+
+
+def asks_the_host(model: CausalModel) -> bool:
+    """Whether a step may depend on what the host reads from the device, which no graph can do.
+
+    Rotations that grow with the longest position do; of kinds that we have not looked at, who knows.
+    """
+    config = model.hf.config.to_dict()
+    rope: dict[str, object] = next((config[k] for k in ("rope_parameters", "rope_scaling") if config.get(k)), {})
+    kind = str(rope.get("rope_type", rope.get("type", "")))
+    return "dynamic" in kind or config["model_type"] not in PLAIN_HEADS
 
 
 _rooms: "weakref.WeakKeyDictionary[CausalModel, Room]" = weakref.WeakKeyDictionary()

@@ -91,7 +91,7 @@ class CausalModel(nn.Module):
 
     def forget_copies(self) -> None:
         """For who has changed weights through `.data`, which the fused passes cannot see."""
-        self._trunk = None
+        self._trunk = self._twin = None
 
     def logits(self, token_N: Tensor, position_N: Tensor, keep_M: Tensor, layout: Layout) -> Tensor:
         """Next-token logits [M, V], computed at the packed positions `keep_M` alone."""

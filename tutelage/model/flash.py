@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tutelage.model.alike import Family
+from tutelage.model.device import BF16_CARD
 
-LEAST_CARD = (8, 0)  # compute capability from which the kernel exists (Ampere)
 WIDEST_HEAD = 256
 HEAD_STEP = 8  # heads are a multiple of this wide
 
@@ -86,7 +86,8 @@ def serves(value_NGD: Tensor) -> bool:
         and value_NGD.dtype in (torch.bfloat16, torch.float16)
         and value_NGD.shape[-1] <= WIDEST_HEAD
         and value_NGD.shape[-1] % HEAD_STEP == 0
-        and torch.cuda.get_device_capability(value_NGD.device) >= LEAST_CARD
+        and torch.cuda.get_device_capability(value_NGD.device) >= BF16_CARD
+        and torch.backends.cuda.is_flash_attention_available()
         and is_in_torch()
     )
 

@@ -19,7 +19,7 @@ class HalfCopy:
     """Of one model. Small weights and embeddings are shared with it; the matrices follow it when they are asked to."""
 
     def __init__(self, hf: PreTrainedModel) -> None:
-        self._source = hf
+        self._of = pass_of(hf)
         shared = {id(x): x for x in (*hf.parameters(), *hf.buffers())}
         self.hf = copy.deepcopy(hf, shared)
         self._sources: list[Tensor] = []
@@ -32,12 +32,19 @@ class HalfCopy:
                 self._copies.append(half.detach())
 
     def is_of(self, hf: PreTrainedModel) -> bool:
-        return self._source is hf
+        """Whether a pass of the model still reads the same tensors by the same way; what stands in them may change."""
+        return self._of == pass_of(hf)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Takes over the weights of now."""
         torch._foreach_copy_(self._copies, self._sources)
+
+
+def pass_of(hf: PreTrainedModel) -> tuple[object, ...]:
+    """What a pass reads: layers, addresses of weights, and whether adapters are on. Another pass, another value."""
+    switches = tuple(layer.disable_adapters for layer in hf.modules() if hasattr(layer, "disable_adapters"))
+    return id(hf), tuple(p.data_ptr() for p in hf.parameters()), switches
 
 
 def _multiplied(hf: PreTrainedModel) -> Iterator[nn.Module]:

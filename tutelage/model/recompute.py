@@ -23,9 +23,9 @@ def recomputed(run: Callable[..., Any]) -> Callable[..., Any]:
 @contextlib.contextmanager
 def layers_recomputed(hf: nn.Module, is_wanted: bool) -> Iterator[None]:
     """Inside, the layers of a `transformers` model keep their inputs alone, if it is wanted and there is a way back."""
-    layers = [m for m in hf.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not (is_wanted and torch.is_grad_enabled()):
-        layers = []
+    layers: list[Any] = []
+    if is_wanted and torch.is_grad_enabled():
+        layers = [m for m in hf.modules() if isinstance(m, GradientCheckpointingLayer)]
     for layer in layers:
         layer.forward = recomputed(layer.forward)  # on the object, before its class's own
     try:

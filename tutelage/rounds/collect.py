@@ -153,7 +153,7 @@ def uncertainty(run: Run, i_round: int, groups: Groups) -> dict[str, float]:
     folders = [p for p in sorted(before.glob("reward-*")) if is_published(p)]
     if run.recipe.collect.choose != "uncertain" or len(folders) < 2:
         return {}
-    scorer = Scorer.load(folders, precision=run.recipe.compute.precision)
+    scorer = Scorer.load(folders, precision=run.recipe.compute.precision, device=run.recipe.run.device)
     flat = [(p, c.text) for p, completions in groups for c in completions]
     spread_B = scorer.by_member([p for p, _ in flat], [t for _, t in flat]).std(dim=1)
     rows = spread_B.split([len(completions) for _, completions in groups])

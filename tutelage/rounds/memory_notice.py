@@ -36,7 +36,7 @@ def shortage(found: Plan, free: int) -> str:
 def free_memory(device: torch.device) -> int:
     """Bytes that a stage can have: what is free, and what this process holds already."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
     return int(available_memory_gb() * GB) + resident()
 
 

@@ -14,6 +14,7 @@ from tutelage.native.head import slice_rows
 GB = 1e9
 PROGRAM = 500_000_000  # Python, torch and transformers, resident once a run has begun (measured with torch 2.13)
 FLOAT, HALF = 4, 2  # bytes
+STEP_LOGITS = 24  # bytes of a logit while a GPU draws from it: twice in float32, twice in float64
 MOMENTS = 2  # that AdamW keeps of every weight
 HEAD_STEP = 32  # to a multiple of which the kernels pad a head
 
@@ -69,7 +70,11 @@ class Plan:
 def plan(need: Need) -> Plan:
     """Adds up weights, what optimisers and saving keep, one microbatch's activations, and the engine's cache."""
     weights, trained = sum(need.parameters), sum(need.trained)
-    halves = HALF * (weights + trained if need.fused else need.sampled_half)  # of the trained ones a turned copy, too
+    halves = HALF * need.sampled_half
+    if need.fused:
+        halves += HALF * (weights + trained)  # of the trained ones a turned copy, too
+    elif need.half:
+        halves += HALF * max(need.trained)  # that autocast makes in each pass
     if need.fused and need.adapted:
         # Sums with the adapters, straight and turned; the head turned; of one layer the sums and gradient in float32.
         halves += HALF * (2 * need.adapted + need.shape.vocabulary * need.shape.width)
@@ -87,6 +92,7 @@ def plan(need: Need) -> Plan:
             ("copies and saving", best + saved),
             (f"activations of {need.tokens:,} tokens", activations(need)),
             (f"KV cache of {need.slots} x {need.positions:,} positions", cache(need)),
+            ("a step's logits", STEP_LOGITS * need.slots * need.shape.vocabulary if need.sampled_half else 0),
         )
     )
 
@@ -108,6 +114,7 @@ def activations(need: Need) -> int:
     layer = FLOAT * 4 * d + element * (2 * d + 2 * queries + 2 * groups + 4 * f)
     if s.vocabulary * need.chosen > MOST_LOGITS:  # made and read a slice at a time
         logits = s.vocabulary * (2 * FLOAT + element) * rows_of(s.vocabulary)
+        logits += s.vocabulary * d * (2 * FLOAT + element)  # the head as it multiplies, its gradient and what joins it
     else:
         logits = s.vocabulary * (2 * element * need.chosen + 2 * FLOAT * min(need.chosen, SLICE))  # and their gradient
     kept = s.layers * FLOAT * d + layer if need.recomputed else s.layers * layer

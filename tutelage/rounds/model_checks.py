@@ -124,4 +124,4 @@ def _logits(model: CausalModel, chat: Chat) -> torch.Tensor:
     batch = collate([(chat.prompt_ids(prompt_of(ASK)), [])])
     packed = Packed(batch.length_B.tolist(), device=model.device)
     keep_N = torch.arange(int(batch.length_B.sum()), device=model.device)
-    return model.logits(packed.pack(batch.token_BT), packed.position_N, keep_N, packed)
+    return model.logits(packed.pack(batch.token_BT.to(model.device)), packed.position_N, keep_N, packed)

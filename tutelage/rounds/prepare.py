@@ -1,7 +1,7 @@
 """What comes before the rounds: material into the store, the base model, supervised fine-tuning, other comparisons."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tutelage.log import say
 from tutelage.model.causal import CausalModel
 from tutelage.model.chat import Chat
 from tutelage.model.checkpoint import LINEAGE, read_lineage, save_causal, weights_sha, write_causal
+from tutelage.model.device import AUTO
 from tutelage.model.lora import Adapter
 from tutelage.publish import is_published, published, write_json
 from tutelage.rounds.memory_notice import announce, need_of_learner
@@ -137,7 +138,9 @@ def base(run: Run) -> Path:
     folder = run.folder / "base"
     source = run.recipe.base
     if run.recipe.pretraining is not None:
-        source = str(pretrain_into(run.recipe.pretraining, run.folder / "pretraining"))
+        own = run.recipe.pretraining
+        own = replace(own, device=run.recipe.run.device) if own.device == AUTO else own
+        source = str(pretrain_into(own, run.folder / "pretraining"))
     if not run.is_done(folder):
         with run.stage(folder, f"opening {source}"):
             model, chat = run.open_causal(source)

@@ -81,6 +81,8 @@ def give_back_memory() -> None:
     """Returns what a stage's models held. glibc keeps freed blocks for itself, and stages would add up to gigabytes."""
     gc.collect()
     arena.give_back()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
@@ -142,7 +144,10 @@ def open_run(recipe: Recipe | None, folder: Path, *, patient: bool = False) -> I
 def _settle(recipe: Recipe | None, folder: Path) -> Recipe:
     path = folder / CONFIG
     if path.exists():
-        stored = resolved(config.load(Recipe, path))  # a directory of an older version names no device
+        stored = config.load(Recipe, path)
+        if stored.run.device == AUTO:  # started by a version that knew the processor alone
+            stored = replace(stored, run=replace(stored.run, device="cpu"))
+        stored = resolved(stored)
         if recipe is not None:
             wanted = resolved(_with_pins(recipe, stored))
             stored = replace(stored, run=replace(stored.run, profile=wanted.run.profile))  # changes no result
