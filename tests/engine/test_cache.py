@@ -63,7 +63,8 @@ def test_samples_of_one_prompt_each_get_it_and_those_that_wait_a_copy():
     cache = SlotCache(4, 8)
     fill(cache, [0, 3], 1.0, 2)  # slot 3 holds it for samples that wait
     fill(cache, [0], 9.0, 3)  # the first sample is done, and another prompt takes its slot
-    cache.copy([3, 3], [1, 2], 2)
+    cache.move(3, 1, 2)
+    cache.move(3, 2, 2)
     assert step(cache, [9.0, 4.0, 7.0], [3, 2, 2]).tolist() == [
         pytest.approx([9.0] * 4),
         pytest.approx([2.0] * 4),  # (1 + 1 + 4) / 3

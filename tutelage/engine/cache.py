@@ -24,15 +24,18 @@ class SlotCache:
         self.capacity = capacity  # positions a slot can hold
         self.keys: list[Tensor] = []  # [S, G, T, D] a layer
         self.values: list[Tensor] = []
+        self._blocks: list[Tensor] = []  # the same memory as [L, S, G, T, D], of all layers or of one
         self.native: Slots | None = None  # the same buffers, if the kernels fill them
 
     def open_native(self, n_layers: int, heads: Heads) -> Slots:
         """All buffers as the kernels want them, made when they are first asked for."""
         if self.native is None:
+            shape = (n_layers, self.n_slots, heads.groups, self.capacity, heads.slot_width)
             is_padded = heads.slot_width > heads.width  # by columns that stay 0
             like = torch.empty(0, dtype=torch.bfloat16)
-            for layer in range(n_layers):
-                self.open(layer, heads.groups, heads.slot_width, like, clear=is_padded)
+            keys, values = (_room(shape, like, clear=is_padded) for _ in range(2))
+            self._blocks = [keys, values]
+            self.keys, self.values = list(keys), list(values)
             self.native = Slots(self.keys, self.values, heads)
         return self.native
 
@@ -45,18 +48,13 @@ class SlotCache:
             shape = (self.n_slots, groups, self.capacity, width)
             self.keys.append(_room(shape, like, clear=clear))
             self.values.append(_room(shape, like, clear=clear))
+            self._blocks += [self.keys[layer][None], self.values[layer][None]]
         return self.keys[layer], self.values[layer]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copies what a slot holds of a sequence into another slot."""
-        for buffer in (*self.keys, *self.values):
-            buffer[target, :, :length] = buffer[source, :, :length]
-
-    def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Copies the first positions of some slots, one may be named twice, into as many others."""
-        source_s, target_s = (torch.tensor(s, device=self.keys[0].device) for s in (sources, targets))
-        for buffer in (*self.keys, *self.values):
-            buffer[target_s, :, :length] = buffer[source_s, :, :length]
+        for block in self._blocks:
+            block[:, target, :, :length] = block[:, source, :, :length]
 
     def step(self, position_S: Tensor, read: int) -> "DecodeLayout":
         """The layout of one new token in each of the first slots, at these positions, all of them below `read`."""

@@ -148,7 +148,7 @@ class Engine:
         for slot, sample in enumerate(taken, start=first):
             slots.setdefault(sample.i_request, []).append(slot)
         with self._watch.phase("prefill"):
-            logits = parking.copy_to({i: slots.pop(i) for i in [*slots] if i in parking})
+            logits = {i: parking.copy_to(slots.pop(i), i) for i in [*slots] if i in parking}
             waiting = scheduler.next_requests(parking.n)
             parking.keep(waiting)
             if slots:

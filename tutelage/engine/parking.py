@@ -6,7 +6,7 @@ too.
 V vocabulary.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -49,14 +49,12 @@ class Parking:
     def park(self, i_request: int, slot: int, length: int, logits_V: Tensor) -> None:
         self._parked[i_request] = Parked(slot, length, logits_V)
 
-    def copy_to(self, slots: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
-        """Gives prompts that wait to their samples in these slots; returns the logits [V] that follow each."""
-        prompts = {i: self._parked[i] for i in slots}
-        if prompts:
-            sources = [prompts[i].slot for i, targets in slots.items() for _ in targets]
-            targets = [slot for of_one in slots.values() for slot in of_one]
-            self._cache.copy(sources, targets, max(p.length for p in prompts.values()))
-        return {i: p.logits_V for i, p in prompts.items()}
+    def copy_to(self, slots: Sequence[int], i_request: int) -> Tensor:
+        """Gives a prompt to its samples in these slots; returns the logits that follow it."""
+        parked = self._parked[i_request]
+        for slot in slots:
+            self._cache.move(parked.slot, slot, parked.length)
+        return parked.logits_V
 
     def keep(self, waiting: Collection[int]) -> None:
         """Frees the slots of prompts without waiting samples."""

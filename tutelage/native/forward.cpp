@@ -48,8 +48,8 @@ static thread_local Scratch room;  // of rows that one thread takes through some
 
 // Rows of a part: fewer than stay near where the threads would not get some each, and one that is held up does fewer.
 static long part_of(long n, int n_threads) {
-    const long wanted = n_threads > 1 ? 2 * n_threads : 1, each = ((n + wanted - 1) / wanted + FEW - 1) / FEW * FEW;
-    return std::max(FEW, std::min(NEAR_ROWS, each));
+    const long wanted = std::max(n_threads > 1 ? 2L * n_threads : 1L, (n + NEAR_ROWS - 1) / NEAR_ROWS);
+    return std::max(FEW, ((n + wanted - 1) / wanted + FEW - 1) / FEW * FEW);
 }
 
 // work(rows, the first of them) for parts of these rows, each with room of its own for what is not kept between the steps.
@@ -141,11 +141,12 @@ static void run(const Pass& pass, long first, long end, int n_threads) {
     hall.drop_above(MOST_KEPT);
 }
 
-// Borders between runs of whole sequences, each with `least` rows or more but perhaps the last one.
-static std::vector<long> runs_of(const Packed& packed, long least) {
+// Borders between at most `n_runs` runs of whole sequences, as even as their lengths allow.
+static std::vector<long> runs_of(const Packed& packed, long n_runs) {
+    const long n = packed.start[packed.n_sequences];
     std::vector<long> border = {0};
     for (long b = 1; b <= packed.n_sequences; b++)
-        if (b == packed.n_sequences || packed.start[b] - packed.start[border.back()] >= least) border.push_back(b);
+        if (packed.start[b] * n_runs >= n * long(border.size())) border.push_back(b);
     return border;
 }
 
@@ -162,12 +163,14 @@ extern "C" {
 void forward(const Pass* pass, int n_threads) {
     const Packed& packed = pass->packed;
     const long n = packed.start[packed.n_sequences], even = (n + n_threads - 1) / n_threads;
-    const std::vector<long> alone = runs_of(packed, std::min(NEAR_ROWS, even));
+    // As many for each thread, of about NEAR_ROWS.
+    const std::vector<long> alone = runs_of(packed, n_threads * std::max(1L, (even + NEAR_ROWS / 2) / NEAR_ROWS));
     if (most_rows(packed, alone, n_threads) <= EVEN * even) {
         share(long(alone.size()) - 1, n_threads, [&](long i) { run(*pass, alone[i], alone[i + 1], 1); });
         return;
     }
-    const std::vector<long> together = runs_of(packed, NEAR_ROWS * PARTS * n_threads);
+    const long most = NEAR_ROWS * PARTS * n_threads;
+    const std::vector<long> together = runs_of(packed, (n + most - 1) / most);
     for (size_t i = 0; i + 1 < together.size(); i++) run(*pass, together[i], together[i + 1], n_threads);
 }
 }
