@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tutelage  # noqa: F401  (before torch, which reads once how its threads shall wait)
+
+# isort: split
 import torch
 
 PROBE_SIDE = 1024

@@ -63,6 +63,7 @@ class Side:
         """Starts it and waits until it has warmed up."""
         threads = str(self.threads)
         env = {**os.environ, **OFFLINE, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        env.pop("GOMP_SPINCOUNT", None)  # ours was set by importing tutelage; each side waits as it does by itself
         self.process = subprocess.Popen(
             ["taskset", "-c", ",".join(map(str, self.cpus)), *self.command],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
