@@ -52,13 +52,14 @@ static inline Floats score_16(const Lanes* query, const bf16* keys, long width, 
 }
 
 // sums[32 * BLOCKS] = weight[n] times so many columns of the values of n positions. Even and odd columns are summed apart: a
-// word holds two.
+// word holds two. Of what is read next there are n_next positions, and nothing behind them is asked for.
 template <int BLOCKS>
-static inline void weigh_blocks(const float* weight, const bf16* values, long n, long width, float* sums, const bf16* next) {
+static inline void weigh_blocks(const float* weight, const bf16* values, long n, long width, float* sums, const bf16* next,
+                                long n_next) {
     Floats even[BLOCKS] = {}, odd[BLOCKS] = {};
     for (long t = 0; t < n; t++)
         for (int b = 0; b < BLOCKS; b++) {
-            fetch(next + t * width + b * 32);
+            fetch(next + (t < n_next ? t : n_next - 1) * width + b * 32);
             const Lanes two = *(const Lanes*)(values + t * width + b * 32);
             even[b] += weight[t] * (Floats)(two << 16);
             odd[b] += weight[t] * (Floats)(two & 0xffff0000u);
@@ -67,19 +68,21 @@ static inline void weigh_blocks(const float* weight, const bf16* values, long n,
         for (int l = 0; l < 16; l++) sums[b * 32 + 2 * l] = even[b][l], sums[b * 32 + 2 * l + 1] = odd[b][l];
 }
 
-static inline void weigh(const float* weight, const bf16* values, long n, long width, float* sums, const bf16* next) {
+static inline void weigh(const float* weight, const bf16* values, long n, long width, float* sums, const bf16* next,
+                         long n_next) {
     long c = 0;
-    for (; c + 64 <= width; c += 64) weigh_blocks<2>(weight, values + c, n, width, sums + c, next + c);
-    if (c < width) weigh_blocks<1>(weight, values + c, n, width, sums + c, next + c);
+    for (; c + 64 <= width; c += 64) weigh_blocks<2>(weight, values + c, n, width, sums + c, next + c, n_next);
+    if (c < width) weigh_blocks<1>(weight, values + c, n, width, sums + c, next + c, n_next);
 }
 
 // softmax(q k^T) v of one query head over the first n positions of its slot. width and the room of a slot are padded, so
 // that whole blocks can be read.
 static void attend(const bf16* query, const bf16* keys, const bf16* values, bf16* out, long n, long width, float scale,
-                   float* score, float* sums, const bf16* next_keys, const bf16* next_values) {
+                   float* score, float* sums, const bf16* next_keys, const bf16* next_values, long n_next) {
     float top = -INFINITY, total = 0;
     for (long t = 0; t < n; t += 16)
-        *(Floats*)(score + t) = score_16((const Lanes*)query, keys + t * width, width, next_keys + t * width);
+        *(Floats*)(score + t) = score_16((const Lanes*)query, keys + t * width, width,
+                                          t < n_next ? next_keys + t * width : keys + t * width);
 #pragma omp simd reduction(max : top)
     for (long t = 0; t < n; t++) top = score[t] > top ? score[t] : top;
 #pragma omp simd reduction(+ : total)
@@ -88,13 +91,14 @@ static void attend(const bf16* query, const bf16* keys, const bf16* values, bf16
         total += score[t];
         score[t] = widen(narrow(score[t]));  // as attention_forward does, so that sampling and training agree
     }
-    weigh(score, values, n, width, sums, next_values);
+    weigh(score, values, n, width, sums, next_values, n_next);
     narrow_all(out, sums, width, 1.0f / total);
 }
 
-// Writes a row's new key and value of one group into its slot and attends over all that the slot then holds.
+// Writes a row's new key and value of one group into its slot and attends over all that the slot then holds. after: positions
+// of what lies `ahead` and is attended next.
 static void attend_group(const Decoder& m, const Layer& layer, const bf16* qkv, bf16* keys, bf16* values, bf16* out,
-                         long ahead, long g, long position, const Room& room) {
+                         long ahead, long g, long position, long after, const Room& room) {
     const long k = m.head_width, w = padded(k), shared = m.heads / m.groups;
     const float *cos = m.cos + position * k, *sin = m.sin + position * k;
     rotate(keys + position * w, qkv + (m.heads + g) * k, layer.k_norm, m.head_eps, cos, sin, k);
@@ -103,7 +107,7 @@ static void attend_group(const Decoder& m, const Layer& layer, const bf16* qkv, 
         rotate(room.query, qkv + h * k, layer.q_norm, m.head_eps, cos, sin, k);
         const long next = h + 1 < (g + 1) * shared ? 0 : ahead;
         attend(room.query, keys, values, room.attended, position + 1, w, m.scale, room.score, room.sums, keys + next,
-               values + next);
+               values + next, next ? after : position + 1);
         std::memcpy(out + h * k, room.attended, k * sizeof(bf16));
     }
 }
@@ -120,7 +124,8 @@ static void attention(const Decoder& m, long l, const Slots& slots, const Rows& 
         for (long unit = first; unit < end; unit++) {
             const long i = unit / m.groups, g = unit % m.groups, start = slots.start(slot + i, g, m);
             attend_group(m, m.layer[l], rows.qkv + i * c, slots.keys[l] + start, slots.values[l] + start,
-                         rows.attended + i * o, ahead, g, position[i], room);
+                         rows.attended + i * o, ahead, g, position[i],
+                         g + 1 < m.groups || i + 1 == rows.n ? position[i] + 1 : position[i + 1] + 1, room);
         }
     });
 }
