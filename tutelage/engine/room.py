@@ -20,6 +20,7 @@ from tutelage.engine.cache import SlotCache
 from tutelage.engine.parking import PART
 from tutelage.engine.request import SamplingConfig
 from tutelage.engine.sampling import draw
+from tutelage.log import say
 from tutelage.model.causal import PLAIN_HEADS, CausalModel
 from tutelage.model.half_copy import pass_of
 from tutelage.native.decode import Array
@@ -46,6 +47,12 @@ class Room:
         self._pass = pass_of(model.hf)
         self._highest = min(last, self.cache.capacity - 1)
         self._is_half, self._device = is_half, device
+        self._is_recorded = device.type == "cuda" and not asks_the_host(model)
+        if device.type == "cuda" and not self._is_recorded:
+            say(
+                f"a model of type {model.hf.config.model_type!r} samples without CUDA graphs here, and so more slowly: "
+                f"its steps may ask the host."
+            )
         self._token_S = torch.zeros(slots, dtype=torch.int64, device=device)
         self._position_S = torch.zeros_like(self._token_S)
         self._slot_S = torch.arange(slots, device=device)
@@ -100,7 +107,7 @@ class Room:
         def step() -> None:
             self._step(model, width, read, sampling)
 
-        if model.device.type != "cuda" or asks_the_host(model):
+        if not self._is_recorded:
             return step
         key = width, read, replace(sampling, max_new_tokens=1)  # how long answers are changes no step
         if key not in self._graphs:
