@@ -115,6 +115,18 @@ def test_far_gates_neither_overflow_nor_lose_their_sign():
     assert out_NF[:4].isfinite().all() and out_NF[4].isnan()
 
 
+@pytest.mark.parametrize("step", [0.05, 0.3, 3.0, -0.3, -3.0])
+def test_the_output_layer_bears_logits_that_rise_and_fall_from_column_to_column(step):
+    v = 336
+    logits_NV = (torch.arange(v) * step).expand(3, v).bfloat16()
+    token_N = torch.tensor([0, 170, v - 1])
+    logp_N, norm_N, entropy_N = read_head(logits_NV, paired(torch.eye(v).bfloat16()), token_N, 1.0, with_entropy=True)
+    wide_NV = logits_NV.double()
+    torch.testing.assert_close(logp_N.double(), token_logp(wide_NV, token_N), atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(norm_N.double(), wide_NV.logsumexp(dim=1), atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(entropy_N.double(), entropy(wide_NV), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("n", [*SIZES, 130])
 @pytest.mark.parametrize("v", [2, 17, 336, 2048])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -20,8 +20,9 @@ static const long NEAR = 1 << 21;  // weights of a model that stays in a thread'
 
 // logits[n, vocabulary].
 static void read_out(const Decoder& m, const Rows& rows, float* logits, int n_threads) {
-    share_columns({&m.head}, rows.h, rows.n, n_threads, {}, [&](long j, long count, long row, const float* sum) {
-        std::memcpy(logits + row * m.vocabulary + j, sum, count * 4);
+    share_columns({&m.head}, rows.h, rows.n, n_threads, {}, [&](const Sums& s) {
+        for (long i = 0; i < s.n; i++)
+            std::memcpy(logits + (s.row + i) * m.vocabulary + s.first, s.sum + i * PANEL, s.count * 4);
     });
 }
 

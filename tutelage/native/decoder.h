@@ -89,21 +89,21 @@ static void norm(const Decoder& m, const float* weight, const float* bias, const
 // out[n, step] = x W^T + bias in bf16.
 static void apply_shared(const Linear& layer, const bf16* x, bf16* out, long step, const Rows& rows, int n_threads,
                          const Next& next) {
-    share_columns({&layer}, x, rows.n, n_threads, next, [&](long j, long count, long row, const float* sum) {
-        fetch_panel_to_write(out + row * step + j);
-        narrow_sums(layer, j, sum, out + row * step + j, count);
-    });
+    share_columns({&layer}, x, rows.n, n_threads, next,
+                  [&](const Sums& s) { narrow_sums(layer, s, out + s.row * step + s.first, step); });
 }
 
 // x += W h + bias, rounded to bf16 before it is added, as a layer's output is.
 static void add_shared(const Linear& layer, const bf16* h, const Rows& rows, int n_threads, const Next& next) {
-    share_columns({&layer}, h, rows.n, n_threads, next, [&](long j, long count, long row, const float* sum) {
-        float* to = rows.x + row * layer.out + j;
-        bf16 added[PANEL];
-        narrow_sums(layer, j, sum, added, count);
-        columns_of(count, [&](long n) {
+    share_columns({&layer}, h, rows.n, n_threads, next, [&](const Sums& s) {
+        float* to = rows.x + s.row * layer.out + s.first;
+        columns_of(s.count, [&](long count) {
+            for (long i = 0; i < s.n; i++, to += layer.out) {
+                bf16 added[PANEL];
+                narrow_row(layer, s.first, s.sum + i * PANEL, added, count);
 #pragma omp simd
-            for (long l = 0; l < n; l++) to[l] += widen(added[l]);
+                for (long l = 0; l < count; l++) to[l] += widen(added[l]);
+            }
         });
     });
 }
@@ -111,18 +111,22 @@ static void add_shared(const Linear& layer, const bf16* h, const Rows& rows, int
 // gated = gelu(up) of h.
 static void activate(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads, const Next& next) {
     const long step = padded(m.inner);
-    share_columns({&layer.up}, rows.h, rows.n, n_threads, next, [&](long j, long count, long row, const float* sum) {
-        bf16 unkept[PANEL];
-        gelu_row(layer.up, Activation(m.activation), j, sum, rows.gated + row * step + j, unkept, count);
+    share_columns({&layer.up}, rows.h, rows.n, n_threads, next, [&](const Sums& s) {
+        bf16 unkept[PANEL], *to = rows.gated + s.row * step + s.first;
+        for (long i = 0; i < s.n; i++)
+            gelu_row(layer.up, Activation(m.activation), s.first, s.sum + i * PANEL, to + i * step, unkept, s.count);
     });
 }
 
 // gated = silu(gate) * up of h.
 static void gate(const Decoder& m, const Layer& layer, const Rows& rows, int n_threads, const Next& next) {
     const long step = padded(m.inner);
-    share_columns({&layer.gate, &layer.up}, rows.h, rows.n, n_threads, next, [&](long j, long count, long row, const float* sum) {
-        bf16 unkept[2 * PANEL];
-        gate_row(sum, sum + SUMS, rows.gated + row * step + j, unkept, unkept + PANEL, count);
+    share_columns({&layer.gate, &layer.up}, rows.h, rows.n, n_threads, next, [&](const Sums& s) {
+        bf16 unkept[2 * PANEL], *to = rows.gated + s.row * step + s.first;
+        columns_of(s.count, [&](long count) {
+            for (long i = 0; i < s.n; i++)
+                gate_row(s.sum + i * PANEL, s.sum + SUMS + i * PANEL, to + i * step, unkept, unkept + PANEL, count);
+        });
     });
 }
 

@@ -14,69 +14,55 @@
 static const long ROWS = 128;  // of a part: enough to use a weight often, few enough to stay in the cache
 static const long WIDE = 256;  // columns whose slopes are multiplied on together, while they are in the cache
 
-// What is known of a row of logits * inverse_temperature after some of its panels, each lane for every 16th column: the
-// highest logit, the sum of the weights e^(logit - top), and the mean of logit - top by them, times that sum.
-struct Seen {
-    float top[16], sum[16], mean[16], chosen;
+// What is known of a row of logits after some of its panels, each lane for every 16th column: the sum of the weights
+// e^((logit - top) * inverse_temperature), and that of the same exponents by these weights. The top is one of the logits, and
+// none was above it by more than MARGIN: so weights stay of a size that sums bear, and hardly a panel raises it.
+struct alignas(64) Seen {
+    Floats sum, mean;
+    float top, limit, chosen;  // a logit above the limit becomes the top
 };
 
-static inline void begin(Seen& seen) {
-    for (int l = 0; l < 16; l++) seen.top[l] = -1e30f, seen.sum[l] = seen.mean[l] = 0;  // not -inf, which - itself is NaN
-    seen.chosen = 0;
-}
+static const float MARGIN = 8;  // in nats
+
+static inline void begin(Seen& seen) { seen = {Floats{}, Floats{}, -1e30f, -1e30f, 0}; }  // not -inf, which - itself is NaN
 
 template <bool ENTROPY>
 static inline void take_in(Seen& seen, const float* logit, float inverse_temperature) {
-    float top[16], sum[16], mean[16];
-    std::memcpy(top, seen.top, sizeof(top));
-    for (int p = 0; p < PANEL; p += 16) {
-#pragma omp simd
-        for (int l = 0; l < 16; l++) top[l] = logit[p + l] > top[l] ? logit[p + l] : top[l];
+    const Floats part[2] = {*(const Floats*)logit, *(const Floats*)(logit + 16)};
+    const Floats higher = part[0] > part[1] ? part[0] : part[1];
+    if (some_above(higher, seen.limit)) {
+        const float top = largest_of(higher), sunk = (seen.top - top) * inverse_temperature;
+        const float shrink = fast_exp(sunk);
+        if (ENTROPY) seen.mean = (seen.mean + seen.sum * sunk) * shrink;
+        seen.sum *= shrink;
+        seen.top = top, seen.limit = top + MARGIN / inverse_temperature;
     }
-#pragma omp simd
-    for (int l = 0; l < 16; l++) {
-        const float sunk = (seen.top[l] - top[l]) * inverse_temperature, shrink = fast_exp(sunk);
-        sum[l] = seen.sum[l] * shrink;
-        mean[l] = ENTROPY ? (seen.mean[l] + seen.sum[l] * sunk) * shrink : 0.0f;
+    for (int l = 0; l < 2; l++) {
+        const Floats below = (part[l] - seen.top) * inverse_temperature, weight = fast_exp(below);
+        seen.sum += weight;
+        if (ENTROPY) seen.mean += weight * at_least(-100.0f, below);  // not 0 x -inf where a token is forbidden
     }
-    for (int p = 0; p < PANEL; p += 16) {
-#pragma omp simd
-        for (int l = 0; l < 16; l++) {
-            const float below = (logit[p + l] - top[l]) * inverse_temperature, weight = fast_exp(below);
-            sum[l] += weight;
-            if (ENTROPY) mean[l] += weight > 0 ? weight * below : 0.0f;  // 0 x -inf of a forbidden token is 0
-        }
-    }
-    std::memcpy(seen.top, top, sizeof(top));
-    std::memcpy(seen.sum, sum, sizeof(sum));
-    if (ENTROPY) std::memcpy(seen.mean, mean, sizeof(mean));
 }
 
 // logp of the chosen token, logsumexp and entropy (unless null) of a row of which all was seen.
 static void read_row(const Seen& seen, float inverse_temperature, float* logp, float* norm, float* entropy) {
-    float top = -1e30f, sum = 0, mean = 0;
-    for (int l = 0; l < 16; l++) top = seen.top[l] > top ? seen.top[l] : top;
-    for (int l = 0; l < 16; l++) {
-        const float sunk = (seen.top[l] - top) * inverse_temperature, shrink = fast_exp(sunk);
-        sum += seen.sum[l] * shrink;
-        mean += (seen.mean[l] + seen.sum[l] * sunk) * shrink;
-    }
-    *norm = top * inverse_temperature + std::log(sum);
-    *logp = (seen.chosen - top) * inverse_temperature - std::log(sum);
+    const float sum = sum_of(seen.sum), mean = sum_of(seen.mean);
+    *norm = seen.top * inverse_temperature + std::log(sum);
+    *logp = (seen.chosen - seen.top) * inverse_temperature - std::log(sum);
     if (entropy) *entropy = std::log(sum) - mean / sum;
 }
 
-// slope = grad * inverse_temperature * (onehot(token) - softmax) of one panel of a row, which starts at column `first`.
-// count: numbers to write; where the logit is -inf, that is 0.
-static inline void slope_panel(const float* logit, bf16* slope, long first, long count, int64_t token, float norm,
-                               float grad, float inverse_temperature) {
+// slope = grad * inverse_temperature * (onehot(token) - softmax) of one panel of a row, which starts at column `first`; where
+// the logit is -inf, that is 0.
+static inline void slope_panel(const float* logit, bf16* slope, long first, int64_t token, float norm, float grad,
+                               float inverse_temperature) {
     const float scale = grad * inverse_temperature;
-    float part[PANEL];
-#pragma omp simd
-    for (long j = 0; j < count; j++) part[j] = -scale * fast_exp(logit[j] * inverse_temperature - norm);
-    if (token >= first && token < first + count)
-        part[token - first] = scale * (1.0f - fast_exp(logit[token - first] * inverse_temperature - norm));
-    narrow_all(slope + first, part, count);
+    for (long j = 0; j < PANEL; j += 16) {
+        const Floats chance = fast_exp(*(const Floats*)(logit + j) * inverse_temperature - norm);
+        *(Halves*)(slope + first + j) = narrow_16(-scale * chance);
+    }
+    if (token >= first && token < first + PANEL)
+        slope[token] = narrow(scale * (1.0f - fast_exp(logit[token - first] * inverse_temperature - norm)));
 }
 
 // work(first row, how many, these rows of x[n, in] as `each_panel` reads them, room for sums) for parts of the rows, which
@@ -111,14 +97,17 @@ void head_forward(const Linear* head, const bf16* x, const int64_t* token, float
     share_rows(*head, x, n, ROWS * sizeof(Seen), n_threads, [&](long start, long m, const bf16* rows, float* sums) {
         Seen* seen = scratch.take<Seen>(ROWS);
         for (long i = 0; i < m; i++) begin(seen[i]);
-        each_panel({head}, 0, head->out, rows, m, sums, {}, [&](long first, long count, long i, const float* sum) {
-            const Logits logit(sum, count);
-            if (entropy)
-                take_in<true>(seen[i], logit.at, inverse_temperature);
-            else
-                take_in<false>(seen[i], logit.at, inverse_temperature);
-            const long at = token[start + i] - first;
-            if (at >= 0 && at < count) seen[i].chosen = sum[at];
+        each_panel({head}, 0, head->out, rows, m, sums, {}, [&](const Sums& s) {
+            for (long i = s.row; i < s.row + s.n; i++) {
+                const float* sum = s.sum + (i - s.row) * PANEL;
+                const Logits logit(sum, s.count);
+                if (entropy)
+                    take_in<true>(seen[i], logit.at, inverse_temperature);
+                else
+                    take_in<false>(seen[i], logit.at, inverse_temperature);
+                const long at = token[start + i] - s.first;
+                if (at >= 0 && at < s.count) seen[i].chosen = sum[at];
+            }
         });
         for (long i = 0; i < m; i++)
             read_row(seen[i], inverse_temperature, logp + start + i, norm + start + i, entropy ? entropy + start + i : nullptr);
@@ -135,10 +124,12 @@ void head_backward(const Linear* head, const Linear* turned, const bf16* x, cons
         float* total = scratch.take<float>(ROWS * in);
         for (long begin = 0; begin < v; begin += WIDE) {
             const long end = begin + WIDE < v ? begin + WIDE : v;
-            each_panel({head}, begin, end, rows, m, sums, {}, [&](long first, long count, long i, const float* sum) {
-                const Logits logit(sum, count);
-                slope_panel(logit.at, slope + (start + i) * step, first, v - first < PANEL ? v - first : PANEL,
-                            token[start + i], norm[start + i], grad[start + i], inverse_temperature);
+            each_panel({head}, begin, end, rows, m, sums, {}, [&](const Sums& s) {
+                for (long i = s.row; i < s.row + s.n; i++) {
+                    const Logits logit(s.sum + (i - s.row) * PANEL, s.count);
+                    slope_panel(logit.at, slope + (start + i) * step, s.first, token[start + i], norm[start + i],
+                                grad[start + i], inverse_temperature);
+                }
             });
             if (turned)
                 product(total, in, slope + start * step + begin, step, turned->weight + begin * 16, v * 16, whole_steps(m), in,
@@ -152,8 +143,9 @@ void head_backward(const Linear* head, const Linear* turned, const bf16* x, cons
 void head_logits(const Linear* head, const bf16* x, float* logits, long n, int n_threads) {
     const long v = head->out;
     share_rows(*head, x, n, 0, n_threads, [&](long start, long m, const bf16* rows, float* sums) {
-        each_panel({head}, 0, v, rows, m, sums, {}, [&](long first, long count, long i, const float* sum) {
-            std::memcpy(logits + (start + i) * v + first, sum, count * 4);
+        each_panel({head}, 0, v, rows, m, sums, {}, [&](const Sums& s) {
+            for (long i = 0; i < s.n; i++)
+                std::memcpy(logits + (start + s.row + i) * v + s.first, s.sum + i * PANEL, s.count * 4);
         });
     });
 }

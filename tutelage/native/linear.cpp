@@ -10,22 +10,21 @@
 // Threads take blocks of rows. A row is computed by itself, to the bit, whatever else is in the pass.
 #include "linear.h"
 
-static const long ROWS = 64;     // of a part
-static const long PAIRED = 64;   // rows of a weight in a part
+static const long ROWS = 128;        // of a part
+static const long PAIRED = 64;       // rows of a weight in a part
+static const long NEAR = 512 << 10;  // numbers of weights that stay near from part to part
 
 // The gradient of one row of silu(gate) * up, `slope` -> that of gate and up, and silu(gate) * up once more.
 static inline void gate_row_backward(const float* slope, const bf16* gate, const bf16* up, bf16* grad_gate, bf16* grad_up,
                                      bf16* hidden, long count) {
-    columns_of(count, [&](long all) {
-        for (long j = 0; j < all; j += 16) {
-            const long n = all - j;
-            const Floats s = *(const Floats*)(slope + j), g = widen_16(load_16(gate + j, n)), u = widen_16(load_16(up + j, n));
-            const Floats open = sigmoid(g), silu = g * open;
-            store_16(hidden + j, narrow_16(silu * u), n);
-            store_16(grad_up + j, narrow_16(s * silu), n);
-            store_16(grad_gate + j, narrow_16(s * u * (open + silu * (1.0f - open))), n);
-        }
-    });
+    for (long j = 0; j < count; j += 16) {
+        const long n = count - j;
+        const Floats s = *(const Floats*)(slope + j), g = widen_16(load_16(gate + j, n)), u = widen_16(load_16(up + j, n));
+        const Floats open = sigmoid(g), silu = g * open;
+        store_16(hidden + j, narrow_16(silu * u), n);
+        store_16(grad_up + j, narrow_16(s * silu), n);
+        store_16(grad_gate + j, narrow_16(s * u * (open + silu * (1.0f - open))), n);
+    }
 }
 
 // The gradient of one row of gelu(x), `slope` -> that of x, and gelu(x) once more.
@@ -46,17 +45,19 @@ static inline void gelu_row_backward(Activation kind, const float* slope, const 
     narrow_all(grad, of_x, count);
 }
 
-// done(first column, how many, row, sums) for each row of each panel of x[n, in] W^T, of some layers alike.
+// done(some rows of a panel) until it has had all of x[n, in] W^T, of some layers alike.
 template <long LAYERS, class F>
 static void share_rows(const Linear* const (&layers)[LAYERS], const bf16* x, long n, int n_threads, F done) {
-    const long in = layers[0]->in;
+    const long in = layers[0]->in, out = layers[0]->out;
+    Next next;
+    next.is_again = LAYERS * in * out <= NEAR;
     share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
         const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
         scratch.reset(ROWS * padded(in) * 2 + sums_bytes(LAYERS) + 64);
         bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
-        each_panel(layers, 0, layers[0]->out, whole_rows(buffer, x + first * in, m, in), m,
-                   scratch.take<float>(2 * LAYERS * SUMS), {},
-                   [&](long j, long count, long row, const float* sum) { done(j, count, first + row, sum); });
+        each_panel(layers, 0, out, whole_rows(buffer, x + first * in, m, in), m,
+                   scratch.take<float>(2 * LAYERS * SUMS), next,
+                   [&](const Sums& s) { done(Sums{s.sum, s.first, s.count, first + s.row, s.n}); });
     });
 }
 
@@ -64,23 +65,26 @@ extern "C" {
 
 // x[n, in] -> out[n, out].
 void linear(const Linear* layer, const bf16* x, bf16* out, long n, int n_threads) {
-    share_rows({layer}, x, n, n_threads, [&](long j, long count, long row, const float* sum) {
-        bf16* to = out + row * layer->out + j;
-        fetch_panel_to_write(to);
-        narrow_sums(*layer, j, sum, to, count);
+    share_rows({layer}, x, n, n_threads, [&](const Sums& s) {
+        narrow_sums(*layer, s, out + s.row * layer->out + s.first, layer->out);
     });
 }
 
 // x[n, in] -> out[n, f], and gate_up[n, 2 f] (unless null): gates, then ups.
 void gated(const Linear* gate, const Linear* up, const bf16* x, bf16* gate_up, bf16* out, long n, int n_threads) {
     const long f = gate->out;
-    share_rows({gate, up}, x, n, n_threads, [&](long j, long count, long row, const float* sum) {
-        bf16 unkept[2 * PANEL], *to = out + row * f + j;
-        bf16* kept_gate = gate_up ? gate_up + row * 2 * f + j : unkept;
+    share_rows({gate, up}, x, n, n_threads, [&](const Sums& s) {
+        bf16 unkept[2 * PANEL], *to = out + s.row * f + s.first;
+        bf16* kept_gate = gate_up ? gate_up + s.row * 2 * f + s.first : unkept;
         bf16* kept_up = gate_up ? kept_gate + f : unkept + PANEL;
-        fetch_panel_to_write(to);
-        if (gate_up) fetch_panel_to_write(kept_gate), fetch_panel_to_write(kept_up);
-        gate_row(sum, sum + SUMS, to, kept_gate, kept_up, count);
+        const long kept_step = gate_up ? 2 * f : 0;
+        columns_of(s.count, [&](long count) {
+            for (long i = 0; i < s.n; i++, to += f, kept_gate += kept_step, kept_up += kept_step) {
+                fetch_panel(to);
+                if (gate_up) fetch_panel(kept_gate), fetch_panel(kept_up);
+                gate_row(s.sum + i * PANEL, s.sum + SUMS + i * PANEL, to, kept_gate, kept_up, count);
+            }
+        });
     });
 }
 
@@ -88,23 +92,28 @@ void gated(const Linear* gate, const Linear* up, const bf16* x, bf16* gate_up, b
 void gated_backward(const Linear* turned, const bf16* grad, const bf16* gate_up, bf16* grad_gate_up, bf16* hidden, long n,
                     int n_threads) {
     const long f = turned->out;
-    share_rows({turned}, grad, n, n_threads, [&](long j, long count, long row, const float* sum) {
-        const bf16* gate = gate_up + row * 2 * f + j;
-        bf16 *grad_gate = grad_gate_up + row * 2 * f + j, *to = hidden + row * f + j;
-        fetch_panel(gate), fetch_panel(gate + f);
-        fetch_panel_to_write(grad_gate), fetch_panel_to_write(grad_gate + f), fetch_panel_to_write(to);
-        gate_row_backward(sum, gate, gate + f, grad_gate, grad_gate + f, to, count);
+    share_rows({turned}, grad, n, n_threads, [&](const Sums& s) {
+        const bf16* gate = gate_up + s.row * 2 * f + s.first;
+        bf16 *grad_gate = grad_gate_up + s.row * 2 * f + s.first, *to = hidden + s.row * f + s.first;
+        columns_of(s.count, [&](long count) {
+            for (long i = 0; i < s.n; i++, gate += 2 * f, grad_gate += 2 * f, to += f) {
+                fetch_panel(gate), fetch_panel(gate + f);
+                fetch_panel(grad_gate), fetch_panel(grad_gate + f), fetch_panel(to);
+                gate_row_backward(s.sum + i * PANEL, gate, gate + f, grad_gate, grad_gate + f, to, count);
+            }
+        });
     });
 }
 
 // x[n, in] -> out[n, f] = gelu(x W^T + bias), and kept[n, f] (unless null), what it is of.
 void activated(const Linear* layer, int kind, const bf16* x, bf16* kept, bf16* out, long n, int n_threads) {
     const long f = layer->out;
-    share_rows({layer}, x, n, n_threads, [&](long j, long count, long row, const float* sum) {
-        bf16 unkept[PANEL], *to = out + row * f + j, *held = kept ? kept + row * f + j : unkept;
-        fetch_panel_to_write(to);
-        if (kept) fetch_panel_to_write(held);
-        gelu_row(*layer, Activation(kind), j, sum, to, held, count);
+    share_rows({layer}, x, n, n_threads, [&](const Sums& s) {
+        bf16 unkept[PANEL], *to = out + s.row * f + s.first, *held = kept ? kept + s.row * f + s.first : unkept;
+        for (long i = 0; i < s.n; i++, to += f, held += kept ? f : 0) {
+            fetch_panel(to), fetch_panel(held);
+            gelu_row(*layer, Activation(kind), s.first, s.sum + i * PANEL, to, held, s.count);
+        }
     });
 }
 
@@ -112,10 +121,11 @@ void activated(const Linear* layer, int kind, const bf16* x, bf16* kept, bf16* o
 void activated_backward(const Linear* turned, int kind, const bf16* grad, const bf16* kept, bf16* grad_kept, bf16* hidden,
                         long n, int n_threads) {
     const long f = turned->out;
-    share_rows({turned}, grad, n, n_threads, [&](long j, long count, long row, const float* sum) {
-        const long at = row * f + j;
-        fetch_panel(kept + at), fetch_panel_to_write(grad_kept + at), fetch_panel_to_write(hidden + at);
-        gelu_row_backward(Activation(kind), sum, kept + at, grad_kept + at, hidden + at, count);
+    share_rows({turned}, grad, n, n_threads, [&](const Sums& s) {
+        for (long i = 0, at = s.row * f + s.first; i < s.n; i++, at += f) {
+            fetch_panel(kept + at), fetch_panel(grad_kept + at), fetch_panel(hidden + at);
+            gelu_row_backward(Activation(kind), s.sum + i * PANEL, kept + at, grad_kept + at, hidden + at, s.count);
+        }
     });
 }
 

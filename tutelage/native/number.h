@@ -33,7 +33,13 @@ typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
 
-static inline Floats widen_16(Halves x) { return (Floats)(__builtin_convertvector(x, Lanes) << 16); }
+static inline Floats widen_16(Halves x) {
+#if defined(__AVX512F__)
+    return (Floats)((Lanes)_mm512_cvtepu16_epi32((__m256i)x) << 16);  // which compilers do not find by themselves
+#else
+    return (Floats)(__builtin_convertvector(x, Lanes) << 16);
+#endif
+}
 
 // As `narrow`; the processor's own instruction takes numbers below 2^-126 for 0.
 static inline Halves narrow_16(Floats x) {
@@ -81,6 +87,14 @@ static inline float largest_of(Floats x) {
     return most;
 }
 
+static inline bool some_above(Floats x, float level) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(level), _CMP_GT_OQ);
+#else
+    return largest_of(x) > level;
+#endif
+}
+
 static inline float sum_of(Floats x) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -91,18 +105,34 @@ static inline float sum_of(Floats x) {
 static inline float power_of_2(float shifted) { return bits_to_float(float_to_bits(shifted) << 23); }
 static inline Floats power_of_2(Floats shifted) { return (Floats)((Lanes)shifted << 23); }
 
-// e^x for x up to 88, to 1e-6 of itself above e^-15; 0 below e^-88. NaN stays NaN. T: float or Floats.
+// The larger or the smaller of both; NaN stays NaN.
+static inline float at_least(float low, float x) { return x < low ? low : x; }
+static inline float at_most(float high, float x) { return x > high ? high : x; }
+static inline Floats at_least(float low, Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_max_ps(_mm512_set1_ps(low), (__m512)x);  // of two, of which one is NaN, it takes the second
+#else
+    return x < low ? Floats{} + low : x;
+#endif
+}
+static inline Floats at_most(float high, Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_min_ps(_mm512_set1_ps(high), (__m512)x);
+#else
+    return x > high ? Floats{} + high : x;
+#endif
+}
+
+// e^x for x up to 88, to 3e-7 of itself above e^-15; 0 below e^-88, and 1 of 0. T: float or Floats.
 template <class T>
 static inline T fast_exp(T x) {
-    T power = x * 1.44269504f;  // of 2
-    T inside = power < -127.0f ? T{} - 127.0f : power;  // where the exponent's bits become 0, and so the result
-    T shifted = inside + 12583039.0f;  // 1.5 * 2^23 + 127: rounds, and leaves the exponent's bits at the end
-    T rest = inside - (shifted - 12583039.0f);
-    T p = rest * 1.537070482e-4f + 1.339984829e-3f;
-    p = p * rest + 9.618373251e-3f;
-    p = p * rest + 5.550329035e-2f;
-    p = p * rest + 2.402264846e-1f;
-    p = p * rest + 6.931472056e-1f;
+    const T inside = at_least(-127.0f, x * 1.44269504f);  // of 2; there the exponent's bits become 0, and so the result
+    const T shifted = inside + 12583039.0f;  // 1.5 * 2^23 + 127: rounds, and leaves the exponent's bits at the end
+    const T rest = inside - (shifted - 12583039.0f);
+    T p = rest * 1.327647129e-3f + 9.675540961e-3f;  // the least relative error of its degree
+    p = p * rest + 5.550712720e-2f;
+    p = p * rest + 2.402211875e-1f;
+    p = p * rest + 6.931469441e-1f;
     p = p * rest + 1.0f;
     return p * power_of_2(shifted);
 }
@@ -119,9 +149,9 @@ static inline Floats reciprocal(Floats x) {
 #endif
 }
 
-// 1 / (1 + e^-x), without an exponent above 0. T: float or Floats.
+// 1 / (1 + e^-x), 0 below -87. T: float or Floats.
 template <class T>
 static inline T sigmoid(T x) {
-    const T small = fast_exp(x < 0.0f ? x : -x);
-    return (x < 0.0f ? small : T{} + 1.0f) * reciprocal(1.0f + small);
+    const T open = reciprocal(1.0f + fast_exp(at_most(87.0f, -x)));
+    return x < -87.0f ? T{} : open;
 }
