@@ -29,16 +29,18 @@ static inline const bf16* whole_rows(bf16* buffer, const bf16* x, long n, long w
 }
 
 // Memory that is read next, of which a few lines are asked for at a time: it is slower than the products, and can be asked for
-// only so many lines at once. First what begins at `next`, then what begins at `then`.
+// only so many lines at once.
 struct Ahead {
-    const bf16 *next = nullptr, *end = nullptr, *then = nullptr;
+    const bf16* next = nullptr;
     long lines = 0;  // of 64 bytes, at a time
     void ask() {
         for (long i = 0; i < lines; i++) __builtin_prefetch(next + i * 32, 0, 2);
         next += lines * 32;
-        if (next >= end) next = then;
     }
 };
+
+// So many numbers from here on, to be asked for in so many steps.
+static inline Ahead in_steps(const bf16* x, long numbers, long steps) { return {x, (numbers / 32 + steps - 1) / steps}; }
 
 // Some rows of a panel and their sums, PANEL apart: from row `row` and column `first` on, so many of both.
 struct Sums {
@@ -49,12 +51,15 @@ struct Sums {
 static const long FEW = 32;            // rows that are multiplied together: they stay in the nearest cache
 static const long SUMS = FEW * PANEL;  // numbers from the sums of one layer to those of the next
 static const long GROUP = 80 << 10;    // numbers of a weight that all rows at hand are multiplied by before the next ones
+static const long LEAST = 64;          // columns of a group: what is asked for must be far enough ahead
 
 // Room for the sums of `layers` layers: some are handed on while others are made.
 static inline long sums_bytes(long layers) { return 2 * layers * SUMS * 4 + 64; }
 
-// Columns of a layer with `in` inputs that are a group for n rows: no more than a panel where all rows stay near anyway.
-static inline long group_of(long in, long n) { return n > FEW && GROUP / in > PANEL ? GROUP / in / PANEL * PANEL : PANEL; }
+// Columns of a layer with `in` inputs that are a group for n rows: few where all rows stay near anyway.
+static inline long group_of(long in, long n) {
+    return n > FEW && GROUP / in > LEAST ? GROUP / in / PANEL * PANEL : LEAST;
+}
 
 // The layers that are multiplied by next, whose first columns are asked for beside the last ones of those at hand; null: none.
 // is_again: those at hand met other rows just before, so they are near, and rows are asked for instead.
@@ -63,27 +68,18 @@ struct Next {
     bool is_again = false;
 };
 
-// Up to `most` columns of these layers' weights from column `from` on, to be asked for in so many steps. The second may be
-// null.
-static inline Ahead columns_ahead(const Linear* layer, const Linear* second, long from, long most, long steps) {
+// Up to `most` columns of a layer's weights from column `from` on.
+static inline Ahead columns_ahead(const Linear* layer, long from, long most, long steps) {
     if (most <= 0) return {};
-    const long start = from * padded(layer->in), size = most * padded(layer->in), all = second ? 2 * size : size;
-    const bf16* end = layer->weight + start + size;
-    return {layer->weight + start, end, second ? second->weight + start : end, (all / 32 + steps - 1) / steps};
+    const long in = padded(layer->in);
+    return in_steps(layer->weight + from * in, most * in, steps);
 }
 
-// The first group of these layers for n rows.
-static inline Ahead group_ahead(const Next& next, long n, long steps) {
-    if (!next.first || !next.first->weight) return {};
-    const long group = group_of(padded(next.first->in), n), out = padded(next.first->out);
-    return columns_ahead(next.first, next.second, 0, group < out ? group : out, steps);
-}
-
-// The rows from this one on, to be asked for in so many steps.
-static inline Ahead rows_ahead(const bf16* x, long n, long in, long steps) {
-    if (n <= 0) return {};
-    const long size = (n < FEW ? n : FEW) * in;
-    return {x, x + size, x + size, (size / 32 + steps - 1) / steps};
+// The first group of a layer for n rows.
+static inline Ahead group_ahead(const Linear* layer, long n, long steps) {
+    if (!layer || !layer->weight) return {};
+    const long group = group_of(padded(layer->in), n), out = padded(layer->out);
+    return columns_ahead(layer, 0, group < out ? group : out, steps);
 }
 
 // done(some rows of a panel) until it has had all of x W^T from column `first` to `end`, for the n rows of x and one or more
@@ -105,19 +101,19 @@ static inline void each_panel(const Linear* const (&layers)[LAYERS], long first,
     for (long g = first; g < whole; g += group) {
         const long stop = g + group < whole ? g + group : whole, wide = whole - stop < group ? whole - stop : group;
         const long strip = LAYERS * ((stop - g) / PANEL) * steps, all = (n + FEW - 1) / FEW * strip;
-        Ahead ahead;
-        if (!next.is_again)
-            ahead = stop < whole ? columns_ahead(layers[0], LAYERS > 1 ? layers[LAYERS - 1] : nullptr, stop, wide, all)
-                                 : group_ahead(next, n, all);
+        Ahead ahead[2];  // by turns: where two layers are read, one after the other was slower
+        for (long l = 0; !next.is_again && l < LAYERS; l++) ahead[l] = columns_ahead(layers[l], stop, wide, all);
+        if (stop == whole) ahead[0] = group_ahead(next.first, n, all), ahead[1] = group_ahead(next.second, n, all);
         for (long row = 0; row < n; row += FEW) {
-            const long m = n - row < FEW ? n - row : FEW;
-            if (next.is_again) ahead = rows_ahead(x + (row + FEW) * in, g == first ? n - row - FEW : 0, in, strip);
+            const long m = n - row < FEW ? n - row : FEW, after = n - row - m < FEW ? n - row - m : FEW;
+            if (next.is_again) ahead[0] = in_steps(x + (row + m) * in, g == first ? after * in : 0, strip);
             for (long j = g; j < stop; j += PANEL) {
                 const long each = (last.n + LAYERS * steps - 1) / (LAYERS * steps);
                 for (long l = 0; l < LAYERS; l++)
                     product(mine + l * SUMS, PANEL, x + row * in, in, layers[l]->weight + j * in, in * 16, whole_steps(m), PANEL,
                             in, false, [&] {
-                                ahead.ask();
+                                ahead[0].ask();
+                                ahead[1].ask();
                                 hand_on(each);
                             });
                 hand_on(last.n);
