@@ -106,6 +106,7 @@ SPELLINGS = {
     "dot products": (*build.PLAIN, *build.WIDE, *build.NO_TILES),
     "plain loops": (*build.PLAIN, *build.NO_TILES, *((NO_DOTS,) if build.NO_TILES else ())),
     "narrow vectors": build.FLAGS[-1],
+    "no AVX512": (*build.PLAIN, *build.NO_TILES, *(("-mno-avx512f",) if build.NO_TILES else ())),
 }
 
 

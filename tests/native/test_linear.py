@@ -44,7 +44,7 @@ def assert_near(got, expected, tolerance=ROUNDING, floor=0.0):
 
 
 @pytest.mark.parametrize("n", [*SIZES, 300])
-@pytest.mark.parametrize(("n_out", "n_in"), [(1, 1), (3, 65), (65, 3), (64, 32), (768, 256), (48, 130)])
+@pytest.mark.parametrize(("n_out", "n_in"), [(1, 1), (3, 65), (65, 3), (64, 32), (768, 256), (48, 130), (1024, 544)])
 def test_linear_both_ways(n, n_out, n_in):
     weight_OI, bias_O = noise(n_out, n_in), noise(n_out, seed=1)
     x_NI, y_NO = noise(n, n_in, seed=2), noise(n, n_out, seed=3)

@@ -14,9 +14,9 @@
 static const long ROWS = 128;  // of a part: enough to use a weight often, few enough to stay in the cache
 static const long WIDE = 256;  // columns whose slopes are multiplied on together, while they are in the cache
 
-// What is known of a row of logits after some of its panels, each lane for every 16th column: the sum of the weights
-// e^((logit - top) * inverse_temperature), and that of the same exponents by these weights. The top is one of the logits, and
-// none was above it by more than MARGIN: so weights stay of a size that sums bear, and hardly a panel raises it.
+// What is known of a row of logits after some of its panels, each lane for every 16th column. sum: of the weights w = e^z with
+// z = (logit - top) * inverse_temperature; mean: of w z. The top is -1e30 until a logit is above that, and then one of the
+// logits; none was above it by more than MARGIN, so weights stay of a size that sums bear, and hardly a panel raises it.
 struct alignas(64) Seen {
     Floats sum, mean;
     float top, limit, chosen;  // a logit above the limit becomes the top

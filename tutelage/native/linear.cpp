@@ -10,7 +10,7 @@
 // Threads take blocks of rows. A row is computed by itself, to the bit, whatever else is in the pass.
 #include "linear.h"
 
-static const long ROWS = 128;        // of a part
+static const long ROWS = 128;        // of a part, at most
 static const long PAIRED = 64;       // rows of a weight in a part
 static const long NEAR = 512 << 10;  // numbers of weights that stay near from part to part
 
@@ -51,8 +51,9 @@ static void share_rows(const Linear* const (&layers)[LAYERS], const bf16* x, lon
     const long in = layers[0]->in, out = layers[0]->out;
     Next next;
     next.is_again = LAYERS * in * out <= NEAR;
-    share((n + ROWS - 1) / ROWS, n_threads, [&](long part) {
-        const long first = part * ROWS, m = n - first < ROWS ? n - first : ROWS;
+    const long even = ((n + n_threads - 1) / n_threads + FEW - 1) / FEW * FEW, most = even < ROWS ? even : ROWS;
+    share((n + most - 1) / most, n_threads, [&](long part) {
+        const long first = part * most, m = n - first < most ? n - first : most;
         scratch.reset(ROWS * padded(in) * 2 + sums_bytes(LAYERS) + 64);
         bf16* buffer = scratch.take<bf16>(ROWS * padded(in));
         each_panel(layers, 0, out, whole_rows(buffer, x + first * in, m, in), m,

@@ -42,10 +42,11 @@ struct Ahead {
 // So many numbers from here on, to be asked for in so many steps.
 static inline Ahead in_steps(const bf16* x, long numbers, long steps) { return {x, (numbers / 32 + steps - 1) / steps}; }
 
-// Some rows of a panel and their sums, PANEL apart: from row `row` and column `first` on, so many of both.
+// Some rows of a panel and their sums, PANEL apart.
 struct Sums {
     const float* sum = nullptr;
-    long first = 0, count = 0, row = 0, n = 0;
+    long first = 0, count = 0;  // columns
+    long row = 0, n = 0;        // rows
 };
 
 static const long FEW = 32;            // rows that are multiplied together: they stay in the nearest cache
@@ -62,7 +63,7 @@ static inline long group_of(long in, long n) {
 }
 
 // The layers that are multiplied by next, whose first columns are asked for beside the last ones of those at hand; null: none.
-// is_again: those at hand met other rows just before, so they are near, and rows are asked for instead.
+// is_again: those at hand once more, by other rows, so they are near, and rows are asked for instead of any columns.
 struct Next {
     const Linear *first = nullptr, *second = nullptr;
     bool is_again = false;
@@ -100,10 +101,12 @@ static inline void each_panel(const Linear* const (&layers)[LAYERS], long first,
     };
     for (long g = first; g < whole; g += group) {
         const long stop = g + group < whole ? g + group : whole, wide = whole - stop < group ? whole - stop : group;
+        // Steps of this group: for a few rows, for all rows.
         const long strip = LAYERS * ((stop - g) / PANEL) * steps, all = (n + FEW - 1) / FEW * strip;
-        Ahead ahead[2];  // by turns: where two layers are read, one after the other was slower
+        Ahead ahead[2];  // of two layers, some of both at each step: one after the other arrives later
         for (long l = 0; !next.is_again && l < LAYERS; l++) ahead[l] = columns_ahead(layers[l], stop, wide, all);
-        if (stop == whole) ahead[0] = group_ahead(next.first, n, all), ahead[1] = group_ahead(next.second, n, all);
+        if (!next.is_again && stop == whole)
+            ahead[0] = group_ahead(next.first, n, all), ahead[1] = group_ahead(next.second, n, all);
         for (long row = 0; row < n; row += FEW) {
             const long m = n - row < FEW ? n - row : FEW, after = n - row - m < FEW ? n - row - m : FEW;
             if (next.is_again) ahead[0] = in_steps(x + (row + m) * in, g == first ? after * in : 0, strip);
@@ -135,7 +138,7 @@ static inline void columns_of(long count, F work) {
         work(count);
 }
 
-// sum + bias of one row -> bf16.
+// sum + bias of one row -> bf16. Sums beyond the last are read.
 static inline void narrow_row(const Linear& layer, long first, const float* sum, bf16* to, long count) {
     for (long j = 0; j < count; j += 16) {
         Floats moved = *(const Floats*)(sum + j);

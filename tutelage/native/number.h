@@ -123,7 +123,8 @@ static inline Floats at_most(float high, Floats x) {
 #endif
 }
 
-// e^x for x up to 88, to 3e-7 of itself above e^-15; 0 below e^-88, and 1 of 0. T: float or Floats.
+// e^x for x up to 88: to 3e-7 of itself near x = 0, to 1e-6 within 15 of it and 4e-6 at the ends; 0 below -88, and 1 of 0.
+// NaN stays NaN. T: float or Floats.
 template <class T>
 static inline T fast_exp(T x) {
     const T inside = at_least(-127.0f, x * 1.44269504f);  // of 2; there the exponent's bits become 0, and so the result
@@ -149,7 +150,8 @@ static inline Floats reciprocal(Floats x) {
 #endif
 }
 
-// 1 / (1 + e^-x), 0 below -87. T: float or Floats.
+// 1 / (1 + e^-x), 0 below -87: behind it, the reciprocal would be too small a number for the processor's guess. T: float or
+// Floats.
 template <class T>
 static inline T sigmoid(T x) {
     const T open = reciprocal(1.0f + fast_exp(at_most(87.0f, -x)));
