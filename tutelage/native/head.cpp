@@ -28,6 +28,7 @@ static inline void begin(Seen& seen) { seen = {Floats{}, Floats{}, -1e30f, -1e30
 
 template <bool ENTROPY>
 static inline void take_in(Seen& seen, const float* logit, float inverse_temperature) {
+    static_assert(PANEL == 32, "a panel of a row is two vectors");
     const Floats part[2] = {*(const Floats*)logit, *(const Floats*)(logit + 16)};
     const Floats higher = part[0] > part[1] ? part[0] : part[1];
     if (some_above(higher, seen.limit)) {
