@@ -115,6 +115,24 @@ def test_far_gates_neither_overflow_nor_lose_their_sign():
     assert out_NF[:4].isfinite().all() and out_NF[4].isnan()
 
 
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_no_rows_give_no_rows(on_threads, n_threads):
+    gate, up, down = paired(noise(48, 64)), paired(noise(48, 64, seed=1), noise(48)), turned(noise(64, 48, seed=2))
+    x_NI, none_N = noise(0, 64), torch.empty(0)
+
+    def everything():
+        _, kept_N2F = gated(x_NI, gate, up, keep=True)
+        _, kept_NF = activated(x_NI, up, GELU, keep=True)
+        return [
+            linear(x_NI, up), kept_N2F, kept_NF, *gated_backward(x_NI, down, kept_N2F),
+            *activated_backward(x_NI, down, kept_NF, GELU),
+            *read_head(x_NI, gate, none_N.long(), 1.0, with_entropy=True),
+            *read_head_backward(x_NI, gate, turned(noise(48, 64)), none_N.long(), none_N, none_N, 1.0),
+        ]  # fmt: skip
+
+    assert all(len(out) == 0 for out in on_threads(n_threads, everything))
+
+
 @pytest.mark.parametrize("step", [0.05, 0.3, 3.0, -0.3, -3.0])
 def test_the_output_layer_bears_logits_that_rise_and_fall_from_column_to_column(step):
     v = 336

@@ -8,6 +8,8 @@
 //   pair_weight      a weight as `product` reads it, for x W^T or, turned, for x W
 //
 // Threads take blocks of rows. A row is computed by itself, to the bit, whatever else is in the pass.
+#include <algorithm>
+
 #include "linear.h"
 
 static const long ROWS = 128;        // of a part, at most
@@ -51,7 +53,7 @@ static void share_rows(const Linear* const (&layers)[LAYERS], const bf16* x, lon
     const long in = layers[0]->in, out = layers[0]->out;
     Next next;
     next.is_again = LAYERS * in * out <= NEAR;
-    const long even = ((n + n_threads - 1) / n_threads + FEW - 1) / FEW * FEW, most = even < ROWS ? even : ROWS;
+    const long even = ((n + n_threads - 1) / n_threads + FEW - 1) / FEW * FEW, most = std::max(FEW, std::min(even, ROWS));
     share((n + most - 1) / most, n_threads, [&](long part) {
         const long first = part * most, m = n - first < most ? n - first : most;
         scratch.reset(ROWS * padded(in) * 2 + sums_bytes(LAYERS) + 64);
