@@ -194,6 +194,21 @@ def small_causal(small_hf):
 
 
 @pytest.fixture
+def passes(monkeypatch):
+    """How many tokens each pass of a prompt computed, where the native kernels run."""
+    from tutelage.model.causal import CausalModel
+    from tutelage.native import kernels
+
+    if not kernels.is_ready():
+        pytest.skip("the native kernels cannot be compiled here")
+    tokens, logits = [], CausalModel.logits
+    monkeypatch.setattr(
+        CausalModel, "logits", lambda self, token_N, *a: (tokens.append(len(token_N)), logits(self, token_N, *a))[1]
+    )
+    return tokens
+
+
+@pytest.fixture
 def small_folder(small_hf, small_tokenizer, tmp_path):
     """(kind, **settings) -> a model folder as anybody's `save_pretrained` writes it."""
 

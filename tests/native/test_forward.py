@@ -13,7 +13,7 @@ from tutelage.native.kernels import Heads, Norm, Sequences
 from tutelage.native.layer import GELU, SILU_OF_GATE, LayerWeights
 from tutelage.native.linear import Paired, pair
 from tutelage.native.plain import rms_norm, rotate
-from tutelage.native.slots import POSITIONS, Slots
+from tutelage.native.slots import PAGE, POSITIONS, Slots
 from tutelage.native.weights import DecoderWeights
 
 V, D, F, K = 99, 48, 72, 24  # no size is a multiple of what the kernels like
@@ -137,6 +137,32 @@ def test_slots_are_filled_with_turned_keys_and_values_of_their_prompt_alone(has_
         assert buffer[..., K:].eq(0).all() and buffer[[0, 3]].eq(0).all() and torch.equal(buffer[1], buffer[4])
 
 
+def slots_of(capacity):
+    """Five slots of two layers, and their buffers."""
+    keys, values = ([torch.zeros(5, 2, capacity, 32).bfloat16() for _ in range(2)] for _ in range(2))
+    return Slots(keys, values, HEADS), [*keys, *values]
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("after", [PAGE, 5 * PAGE])
+@pytest.mark.parametrize("lengths", [[1], [3, 64, 200, 31], [300]])
+def test_behind_a_beginning_that_stands_in_the_slots_nothing_differs_by_a_bit(
+    lengths, after, n_threads, weights, on_threads
+):
+    begin, rests = tokens(after), tokens(sum(lengths)).split(lengths)
+    whole, taken = [torch.cat([begin, rest]) for rest in rests], [[0, 3], [1], [4], [2]][: len(lengths)]
+    capacity = 1024
+    expected, buffers = slots_of(capacity)
+    whole_ND = forward(weights, torch.cat(whole), rows_of([*map(len, whole)]), into=Into(expected, taken))
+    got, held = slots_of(capacity)
+    forward(weights, begin, rows_of([after]), into=Into(got, [[slot for slot, *_ in taken]]))
+    rows = rows_of(lengths)
+    rows.position_N.add_(after)
+    got_ND = on_threads(n_threads, lambda: forward(weights, torch.cat(rests), rows, into=Into(got, taken, after)))
+    assert torch.equal(got_ND, torch.cat([x[after:] for x in whole_ND.split([*map(len, whole)])]))
+    assert all(torch.equal(a, b) for a, b in zip(buffers, held, strict=True))
+
+
 def test_what_cannot_be_read_is_refused(weights):
     with pytest.raises(AssertionError, match="token out of range"):
         forward(weights, torch.tensor([0, V]), rows_of([2]))
@@ -151,3 +177,7 @@ def test_what_cannot_be_read_is_refused(weights):
     ]:  # fmt: skip
         with pytest.raises(AssertionError, match=words):
             forward(weights, tokens(sum(lengths)), rows_of(lengths), into=Into(slots, taken))
+    for taken, after, words in [([[0]], 1, "stands in no slot"), ([[]], PAGE, "stands in no slot"),
+                                ([[0]], PAGE, "do not fit")]:  # fmt: skip
+        with pytest.raises(AssertionError, match=words):
+            forward(weights, tokens(1), rows_of([1]), into=Into(slots, taken, after))

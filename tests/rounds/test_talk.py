@@ -6,6 +6,7 @@ import pytest
 
 from tutelage.engine.request import SamplingConfig
 from tutelage.errors import ConfigError, DataError, ModelError
+from tutelage.native.slots import PAGE
 from tutelage.rounds import talk as talk_room
 from tutelage.rounds.machines import complete
 from tutelage.rounds.talk import Conversation, converse, open_speaker, resolve, sample, stages
@@ -95,6 +96,14 @@ def test_history_is_seen_by_the_model(talk):
     after = talk.answer("Is the pool open?")
     talk.reset()
     assert talk.answer("Is the pool open?") != after
+
+
+def test_a_turn_does_not_compute_again_what_was_said_before_it(talk, passes):
+    talk.answer("Where is the kettle? " * 2 + "hello " * 10)
+    del passes[:]
+    talk.answer("Hello")
+    asked = talk.speaker.chat.prompt_ids(talk.messages[:-1])
+    assert talk.speaker.precision == "bf16" and len(asked) > PAGE and passes[0] == len(asked) - PAGE
 
 
 def test_the_oldest_exchange_goes_when_the_window_is_full(talk):

@@ -3,6 +3,7 @@
 import pytest
 
 from tutelage.errors import DataError
+from tutelage.native.slots import PAGE
 from tutelage.serve.voice import LETTERS, Spelling
 from tutelage.types import Message
 
@@ -62,3 +63,15 @@ def test_answers_side_by_side_grow_apart(voice):
     assert spelling.rest(0, "ab") == "ab" and spelling.rest(1, "x") == "x"
     assert spelling.rest(0, "abc") == "c" and spelling.rest(1, "x") == ""
     assert spelling.rest(0, "other") == ""  # what was said cannot be taken back
+
+
+@pytest.mark.parametrize("voice", ["bf16"], indirect=True)
+def test_the_next_turn_of_a_conversation_is_all_that_is_computed_of_it(voice, passes):
+    first = (Message(role="user", content="Where is the kettle? " * 2 + "hello " * 11),)
+    [answer] = voice.speak(asked(voice, first, most=2))
+    then = (*first, Message(role="assistant", content=answer.text), Message(role="user", content="Hello"))
+    before, next_turn = len(asked(voice, first).prompt_ids), asked(voice, then, most=2)
+    assert len(next_turn.prompt_ids) > before > PAGE
+    del passes[:]
+    voice.speak(next_turn)
+    assert passes[0] == len(next_turn.prompt_ids) - PAGE

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tutelage.engine.prefix_cache import Ids, Prefix
 from tutelage.model.attention import Packed
 from tutelage.native import memory
 from tutelage.native.forward import Into
@@ -51,6 +52,15 @@ class SlotCache:
             self._blocks += [self.keys[layer][None], self.values[layer][None]]
         return self.keys[layer], self.values[layer]
 
+    def prefix(self, slot: int, ids: Ids) -> Prefix:
+        """A copy of what a slot holds of these tokens, which a sequence in it begins with."""
+        return Prefix(ids, *(block[:, slot, :, : len(ids)].clone() for block in self._blocks))
+
+    def put(self, prefix: Prefix, slots: Sequence[int]) -> None:
+        """Lets each of these slots begin with the prefix."""
+        for block, kept_LGPW in zip(self._blocks, (prefix.keys_LGPW, prefix.values_LGPW), strict=True):
+            block[:, slots, :, : len(prefix)] = kept_LGPW[:, None]
+
     def move(self, source: int, target: int, length: int) -> None:
         """Copies what a slot holds of a sequence into another slot."""
         for block in self._blocks:
@@ -69,17 +79,27 @@ def _room(shape: tuple[int, ...], like: Tensor, *, clear: bool) -> Tensor:
 
 
 class PrefillLayout:
-    """Packed attention over whole prompts, whose keys and values go into slots: those of prompt b into `slots[b]`."""
+    """Packed attention over whole prompts, whose keys and values go into slots: those of prompt b into `slots[b]`.
 
-    def __init__(self, packed: Packed, cache: SlotCache, slots: Sequence[Sequence[int]]) -> None:
-        self.packed, self._cache, self._slots = packed, cache, slots
+    prefix  what all prompts have before the tokens of the pass, which only the kernels go on behind
+    """
+
+    def __init__(
+        self, packed: Packed, cache: SlotCache, slots: Sequence[Sequence[int]], prefix: Prefix | None = None
+    ) -> None:
+        assert packed.after == (len(prefix) if prefix else 0), "positions that do not count on from the prefix"
+        self.packed, self._cache, self._slots, self._prefix = packed, cache, slots, prefix
         self._n_layers = 0
 
     def into(self, n_layers: int, heads: Heads) -> Into:
         """For who computes all layers without asking this layout for attention."""
-        return Into(self._cache.open_native(n_layers, heads), self._slots)
+        opened = self._cache.open_native(n_layers, heads)
+        if self._prefix is not None:
+            self._cache.put(self._prefix, [slots[0] for slots in self._slots])
+        return Into(opened, self._slots, self.packed.after)
 
     def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
+        assert self._prefix is None, "only the kernels go on behind a prefix"
         assert layer == self._n_layers, (
             f"layer {layer} ran after {self._n_layers} layers: the model skips or repeats one"
         )

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from tutelage.engine.cache import PrefillLayout, SlotCache
+from tutelage.engine.cache import SlotCache
 from tutelage.engine.parking import Parking, n_parking
+from tutelage.engine.prefill import Prefill
+from tutelage.engine.prefix_cache import PrefixCache
 from tutelage.engine.request import Request, Sample, SamplingConfig
 from tutelage.engine.room import room_of
 from tutelage.engine.scheduler import Running, Scheduler
 from tutelage.engine.steps import Steps
 from tutelage.errors import ConfigError, DataError
-from tutelage.model.attention import Packed
 from tutelage.model.causal import CausalModel
 from tutelage.native.slots import POSITIONS
 from tutelage.stopwatch import OFF, Watch
@@ -44,6 +44,7 @@ class Engine:
     The model is shared with whoever trains it: new weights need no copy, only a new version.
 
     precision  of the passes; on a processor 'bf16' is used for models with native kernels, where it is the faster one
+    prefixes   what was kept of calls to other engines of this model and precision
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class Engine:
         window: int,
         config: EngineConfig | None = None,
         precision: Precision = "fp32",
+        prefixes: PrefixCache | None = None,
         watch: Watch = OFF,
     ) -> None:
         self.model = model
+        self._prefixes = PrefixCache() if prefixes is None else prefixes
         self._watch = watch
         self._precision = precision
         self.end_id = end_id
@@ -73,7 +76,10 @@ class Engine:
         progress: Callable[[int], None] | None = None,
         step: Callable[[Sequence[Running]], None] | None = None,
     ) -> list[Sample]:
-        """All samples of all requests, in order. No key or value is kept between calls, so none can be stale.
+        """All samples of all requests, in order.
+
+        Of keys and values only those of what all prompts begin with are kept for later calls, and only for these
+        weights.
 
         progress  told the number of tokens drawn since it was last told
         step      shown the samples that are being written after each step; what it raises ends the work
@@ -88,9 +94,10 @@ class Engine:
             room = room_of(model, slots=n_slots, capacity=longest, last=self.window - 1, is_half=self._is_half)
         cache = room.cache if room else SlotCache(n_slots + n_waiting, longest + -longest % POSITIONS)
         steps = Steps(model, cache, scheduler, sampling, room)
+        prefill = self._prefill(model, cache, requests)
         parking = Parking(cache, room.n_slots if room else n_slots, n_waiting)
         while scheduler.n_waiting or scheduler.n_running:
-            drawn = self._admit(model, scheduler, requests, cache, steps, parking)
+            drawn = self._admit(scheduler, requests, prefill, steps, parking)
             if scheduler.n_running:
                 with self._watch.phase("decode"):
                     drawn += steps.run(self.end_id, 1 if step else STEPS)
@@ -130,14 +137,17 @@ class Engine:
                     f"model's window of {self.window}. Shorten the prompt or lower sampling.max_new_tokens."
                 )
 
+    def _prefill(self, model: CausalModel, cache: SlotCache, requests: Sequence[Request]) -> Prefill:
+        """Has computed what all prompts begin with, where the kernels go on behind it to the bit."""
+        prompts = [r.prompt_ids for r in requests]
+        prefill = Prefill(model, cache, prompts, most=self.config.prefill_tokens, is_half=self._is_half)
+        if self._is_half and model.device.type == "cpu":
+            with self._watch.phase("prefill"):
+                prefill.begin(self._prefixes)
+        return prefill
+
     def _admit(
-        self,
-        model: CausalModel,
-        scheduler: Scheduler,
-        requests: Sequence[Request],
-        cache: SlotCache,
-        steps: Steps,
-        parking: Parking,
+        self, scheduler: Scheduler, requests: Sequence[Request], prefill: Prefill, steps: Steps, parking: Parking
     ) -> int:
         """Fills free slots: computes prompts that are new, takes over those that wait, draws each first token."""
         taken = scheduler.admit()
@@ -152,8 +162,8 @@ class Engine:
             waiting = scheduler.next_requests(parking.n)
             parking.keep(waiting)
             if slots:
-                ahead = self._ahead(waiting, slots, requests, parking)
-                logits |= self._prefill(model, slots, requests, cache)
+                ahead = self._ahead(waiting, slots, prefill, parking)
+                logits |= prefill.run(slots)
                 for i, slot in ahead.items():
                     parking.park(i, slot, len(requests[i].prompt_ids), logits[i])
             steps.first(first, torch.stack([logits[s.i_request] for s in taken]))
@@ -161,43 +171,16 @@ class Engine:
         return len(taken)
 
     def _ahead(
-        self, waiting: Sequence[int], slots: dict[int, list[int]], requests: Sequence[Request], parking: Parking
+        self, waiting: Sequence[int], slots: dict[int, list[int]], prefill: Prefill, parking: Parking
     ) -> dict[int, int]:
         """Where prompts will wait that are computed along, as many as fit one pass; adds these slots to the others."""
-        room = self.config.prefill_tokens - sum(len(requests[i].prompt_ids) for i in slots)
+        room = self.config.prefill_tokens - sum(map(prefill.n_left, slots))
         reserved: dict[int, int] = {}
         for i in waiting:
             if i not in slots:  # else it is computed anyway, and some of its samples wait
-                room -= len(requests[i].prompt_ids)
+                room -= prefill.n_left(i)
                 if room < 0:
                     break
             reserved[i] = parking.reserve()
             slots.setdefault(i, []).append(reserved[i])
         return reserved
-
-    def _prefill(
-        self, model: CausalModel, slots: dict[int, list[int]], requests: Sequence[Request], cache: SlotCache
-    ) -> dict[int, Tensor]:
-        """Computes prompts into these slots, several in one packed row, at most `prefill_tokens` at once.
-
-        Returns the logits [V] that follow each.
-        """
-        parts: list[list[int]] = []
-        logits: dict[int, Tensor] = {}
-        room = 0
-        for i in slots:
-            n = len(requests[i].prompt_ids)
-            if not parts or n > room:
-                parts.append([])
-                room = self.config.prefill_tokens
-            parts[-1].append(i)
-            room -= n
-        for part in parts:
-            packed = Packed([len(requests[i].prompt_ids) for i in part], device=model.device)
-            layout = PrefillLayout(packed, cache, [slots[i] for i in part])
-            token_N = torch.tensor([t for i in part for t in requests[i].prompt_ids], device=model.device)
-            last_B = torch.tensor(packed.lengths, device=model.device).cumsum(0) - 1
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=self._is_half):
-                logits_BV = model.logits(token_N, packed.position_N, last_B, layout)
-            logits.update(zip(part, logits_BV, strict=True))
-        return logits

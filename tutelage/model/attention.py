@@ -81,6 +81,8 @@ class Packed:
     On a GPU it runs without padding, if it is in half precision (`flash.py`).
     Rows of one family share the tokens that they begin with: these stand in the packed row once, before what is left
     of each.
+
+    after  tokens that every sequence has before those of this row; who knows them attends, as `PrefillLayout`
     """
 
     def __init__(
@@ -90,9 +92,11 @@ class Packed:
         causal: bool = True,
         device: torch.device | None = None,
         families: Sequence[Family] | None = None,
+        after: int = 0,
     ) -> None:
         self.lengths = list(lengths)
         self.causal = causal
+        self.after = after
         self.families = list(families or (Family((b,), 0) for b in range(len(self.lengths))))
         length_B = torch.tensor(self.lengths, device=device)
         self.n_rows, self.longest = len(self.lengths), int(length_B.max())
@@ -105,7 +109,7 @@ class Packed:
             self.flat_N = self._is_token_BT.flatten().nonzero().squeeze(1)  # where each packed token lies in [B * T]
             # Where the token of a row lies in the packed row; 0 on the padding.
             self.where_BT = (self._is_token_BT.flatten().cumsum(0) - 1).view_as(self._is_token_BT) * self._is_token_BT
-        self.position_N = self.flat_N % self.longest
+        self.position_N = self.flat_N % self.longest + after
         self.is_even = len(self.flat_N) == self.n_rows * self.longest
 
     @classmethod

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from tutelage.model.attention import Layout, Packed
 from tutelage.model.fused import Trunk, can_fuse, is_fusable
-from tutelage.model.half_copy import HalfCopy
+from tutelage.model.half_copy import HalfCopy, pass_of
 from tutelage.model.logits import MOST_LOGITS, chosen_logp, head_logp
 from tutelage.model.recompute import layers_recomputed
+from tutelage.model.weight_cache import Contents
 from tutelage.native.decode import Decoder
 from tutelage.native.slots import Slots
 
@@ -30,6 +31,7 @@ class CausalModel(nn.Module):
         super().__init__()
         self.hf = hf
         self.gradient_checkpointing = False  # whether a pass keeps the layers' inputs alone; see `recompute.py`
+        self._n_forgotten = 0
         self._trunk: Trunk | None = None
         self._twin: tuple[HalfCopy, CausalModel] | None = None
         self.eval()
@@ -92,6 +94,11 @@ class CausalModel(nn.Module):
     def forget_copies(self) -> None:
         """For who has changed weights through `.data`, which the fused passes cannot see."""
         self._trunk = self._twin = None
+        self._n_forgotten += 1
+
+    def contents(self) -> tuple[object, ...]:
+        """What a pass reads. Equal to what it was before as long as the same tokens give the same hidden states."""
+        return self._n_forgotten, pass_of(self.hf), Contents(self.hf.parameters())
 
     def logits(self, token_N: Tensor, position_N: Tensor, keep_M: Tensor, layout: Layout) -> Tensor:
         """Next-token logits [M, V], computed at the packed positions `keep_M` alone."""

@@ -129,7 +129,7 @@ class Trunk:
 
     def _rows(self, packed: Packed) -> Sequences:
         """Where the families of rows begin, where their rows branch, and the angles of their positions."""
-        self._turn_up_to(packed.longest)
+        self._turn_up_to(packed.after + packed.longest)
         if not packed.is_shared:
             start_B1, trunk_B = (
                 torch.tensor([0, *packed.lengths]).cumsum(0),

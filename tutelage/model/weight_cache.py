@@ -1,6 +1,6 @@
 """bf16 copies of parameters as the kernels read them, made again when one has changed. Knows no architecture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,22 +21,36 @@ def joined(sources: Sequence[Tensor]) -> Tensor:
     return sources[0] if len(sources) == 1 else torch.cat([*sources])
 
 
-@dataclass(slots=True)
-class _Made:
-    """A tensor made from parameters, and which contents of them it was made from."""
-
-    tensor: Tensor
-    sources: tuple[Tensor, ...]
-    state: tuple[tuple[int, int], ...]
-
-
-class WeightCache:
-    """What was made of parameters, until they change.
+class Contents:
+    """What stands in some parameters: equal as long as nothing was written to them.
 
     torch counts every in-place change in `_version` (optimiser steps and `copy_` among them); new storage has another
     address. A change through `.data` keeps both, so whoever makes one, or changes the scaling of an adapter, calls
     `CausalModel.forget_copies`.
     """
+
+    def __init__(self, sources: Iterable[Tensor]) -> None:
+        self._sources = tuple(sources)  # held, so that no other tensor gets their addresses
+        self._state = tuple((p._version, p.data_ptr()) for p in self._sources)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Contents) or self._state != other._state:
+            return False
+        return all(a is b for a, b in zip(self._sources, other._sources, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(slots=True)
+class _Made:
+    """A tensor made from parameters, and which contents of them it was made from."""
+
+    tensor: Tensor
+    contents: Contents
+
+
+class WeightCache:
+    """What was made of parameters, until their contents change."""
 
     def __init__(self) -> None:
         self._made: dict[str, _Made] = {}
@@ -44,13 +58,12 @@ class WeightCache:
 
     def get(self, name: str, sources: Sequence[Tensor], make: Callable[[], Tensor]) -> Tensor:
         """What is made of the sources. One name always comes with one `make`."""
-        state = tuple((p._version, p.data_ptr()) for p in sources)
-        made = self._made.get(name)
-        if made is not None and made.state == state and all(a is b for a, b in zip(made.sources, sources, strict=True)):
+        contents, made = Contents(sources), self._made.get(name)
+        if made is not None and made.contents == contents:
             return made.tensor
         with torch.no_grad():
             tensor = make()
-        self._made[name] = _Made(tensor, tuple(sources), state)
+        self._made[name] = _Made(tensor, contents)
         return tensor
 
     def paired(

@@ -8,6 +8,8 @@
 #include "crew.h"
 #include "rotate.h"
 
+static const long BLOCK = 64;  // of queries
+
 struct Shape {
     long heads, groups, width;
     float scale, eps;
@@ -15,10 +17,11 @@ struct Shape {
     long row() const { return (heads + 2 * groups) * width; }
 };
 
-// What the n tokens of one sequence see of each other.
+// What the n tokens of one sequence see of each other. Of the first `after`, a multiple of BLOCK, keys and values are known and
+// nothing else: they have no position and no branch.
 struct Sight {
     const int64_t *position, *own;
-    long n, trunk;
+    long n, trunk, after = 0;
     long branch(long i) const { return own[i < n ? i : n - 1]; }
     long shared(long i) const { return branch(i) ? trunk : 0; }
     bool sees_some(long i, long key, long count) const {
@@ -28,8 +31,6 @@ struct Sight {
         return key + count <= shared(i) || (key >= branch(i) && key + count <= i + 1);
     }
 };
-
-static const long BLOCK = 64;
 
 // Asks for a head's vector that will be read AHEAD tokens later: tokens lie too far apart for the processor to foresee.
 static const long AHEAD = 8;
@@ -49,10 +50,12 @@ static void clear_rest(bf16* out, long n, long width, long rows, long w) {
     std::memset(out + n * w, 0, (rows - n) * w * sizeof(bf16));
 }
 
-// A head's vectors, normed and rotated, as rows of w numbers; zero beyond the width and beyond the n tokens.
+// A head's vectors, normed and rotated, as rows of w numbers, row `after` being the first of x; zero beyond the width and beyond
+// the n tokens.
 static void turn(bf16* out, const bf16* x, const float* norm, const Shape& shape, const Sight& sight, long rows, long w) {
-    clear_rest(out, sight.n, shape.width, rows, w);
-    for (long i = 0; i < sight.n; i++, x += shape.row(), out += w) {
+    out += sight.after * w;
+    clear_rest(out, sight.n - sight.after, shape.width, rows - sight.after, w);
+    for (long i = sight.after; i < sight.n; i++, x += shape.row(), out += w) {
         fetch(x + AHEAD * shape.row());
         const long angle = sight.position[i] * shape.width;
         rotate(out, x, norm, shape.eps, shape.cos + angle, shape.sin + angle, shape.width);
@@ -143,11 +146,18 @@ static void forward_block(const bf16* queries, const bf16* keys, const bf16* val
         }
 }
 
+// Takes the first `after` of n rows from what is kept, and keeps the others.
+static void meet_kept(bf16* kept, bf16* rows, long after, long n, long w) {
+    std::memcpy(rows, kept, after * w * sizeof(bf16));
+    std::memcpy(kept + after * w, rows + after * w, (n - after) * w * sizeof(bf16));
+}
+
+// qkv, out and lse begin with token `after`.
 // -> out of the query heads, `out_step` numbers between two tokens; their lse[n, heads] unless null; and unless null the
-// turned keys and the values, [n, w].
+// turned keys and the values, [n, w], of which the first `after` stand there.
 static void forward_task(const bf16* qkv, const Shape& shape, const Sight& sight, long group, bf16* out, long out_step,
                          float* lse, bf16* turned_keys, bf16* kept_values) {
-    const long n = sight.n, rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups;
+    const long n = sight.n, after = sight.after, added = n - after, rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups;
     const long step = apart(rows);
     scratch.reset(rows * w * 2 * 5 + BLOCK * step * 6 + BLOCK * w * 4 + 1024);
     bf16 *flat = scratch.take<bf16>(rows * w), *keys = scratch.take<bf16>(rows * w), *values = scratch.take<bf16>(rows * w);
@@ -155,21 +165,21 @@ static void forward_task(const bf16* qkv, const Shape& shape, const Sight& sight
     float *score = scratch.take<float>(BLOCK * step), *sum = scratch.take<float>(BLOCK * w);
     const bf16* key = qkv + (shape.heads + group) * shape.width;
     turn(flat, key, shape.k_norm, shape, sight, rows, w);
-    if (turned_keys) std::memcpy(turned_keys, flat, n * w * sizeof(bf16));
+    if (turned_keys) meet_kept(turned_keys, flat, after, n, w);
     pair_columns(keys, flat, w, rows, w);
-    copy_rows(flat, key + shape.groups * shape.width, shape.row(), shape.width, n, rows, w);
-    if (kept_values) std::memcpy(kept_values, flat, n * w * sizeof(bf16));
+    copy_rows(flat + after * w, key + shape.groups * shape.width, shape.row(), shape.width, added, rows - after, w);
+    if (kept_values) meet_kept(kept_values, flat, after, n, w);
     pair_rows(values, rows * 16, flat, w, rows, w);
     for (long head = group * shared; head < (group + 1) * shared; head++) {
         turn(queries, qkv + head * shape.width, shape.q_norm, shape, sight, rows, w);
-        for (long first = 0; first < rows; first += BLOCK) {
+        for (long first = after; first < rows; first += BLOCK) {
             const long m = rows - first < BLOCK ? rows - first : BLOCK;
             float total[BLOCK], top[BLOCK];
             forward_block(queries, keys, values, sight, shape.scale, first, m, rows, w, score, weights, sum, top, total);
             for (long i = first; i < first + m && i < n; i++) {
-                narrow_all(out + i * out_step + head * shape.width, sum + (i - first) * w, shape.width,
+                narrow_all(out + (i - after) * out_step + head * shape.width, sum + (i - first) * w, shape.width,
                            1.0f / total[i - first]);
-                if (lse) lse[i * shape.heads + head] = top[i - first] + std::log(total[i - first]);
+                if (lse) lse[(i - after) * shape.heads + head] = top[i - first] + std::log(total[i - first]);
             }
         }
     }

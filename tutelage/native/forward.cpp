@@ -2,7 +2,8 @@
 // kernels of one step each:
 //
 //   forward    embedding, the layers (norm, projections, attention within each sequence, MLP), last norm -> hidden states,
-//              and, if asked, keys and values in the slots in which the sequences then go on
+//              and, if asked, keys and values in the slots in which the sequences then go on. A slot may hold those of what
+//              its sequence begins with: then the rows are the others
 //
 // A thread takes a few sequences through all layers by itself, so that what one step writes is still near when the next
 // one reads it. Where they cannot be dealt out evenly, all threads go through the layers together and deal out rows.
@@ -28,9 +29,10 @@ struct Chosen {
     long n;
 };
 
-// Which sequences go on in slots: b in slot[from[b]] to slot[from[b + 1]].
+// Which sequences go on in slots: b in slot[from[b]] to slot[from[b + 1]], of which the first holds `after` tokens of it.
 struct Going {
     const int64_t *from, *slot;
+    long after;
 };
 
 // What a pass reads and where it writes: hidden[chosen rows, width] float32; slots may be null.
@@ -75,7 +77,8 @@ static void attend(const Pass& pass, long l, long first, long end, const Rows& r
                          m.layer[l].k_norm};
     share((end - first) * m.groups, n_threads, [&](long task) {
         const long b = first + task / m.groups, g = task % m.groups, start = p.start[b], at = start - p.start[first];
-        const Sight sight = {p.position + start, p.own + start, p.start[b + 1] - start, p.trunk[b]};
+        const long after = pass.going.after, count = p.start[b + 1] - start;
+        const Sight sight = {p.position + start - after, p.own + start - after, after + count, p.trunk[b], after};
         const int64_t *slot = nullptr, *last = nullptr;
         if (pass.slots) slot = pass.going.slot + pass.going.from[b], last = pass.going.slot + pass.going.from[b + 1];
         const bool goes_on = slot < last;

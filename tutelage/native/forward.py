@@ -13,16 +13,20 @@ from torch import Tensor
 
 from tutelage.native.kernels import F32, I64, Sequences, at, kernels_of, threads
 from tutelage.native.memory import empty
-from tutelage.native.slots import Slots
+from tutelage.native.slots import PAGE, Slots
 from tutelage.native.weights import DecoderStruct, DecoderWeights
 
 
 @dataclass(frozen=True, slots=True)
 class Into:
-    """Where the sequences of a pass go on: b in each of the slots `taken[b]`, if any."""
+    """Where the sequences of a pass go on: b in each of the slots `taken[b]`, if any.
+
+    after  tokens of each sequence that stand in its first slot already, a multiple of PAGE; the pass computes the rest
+    """
 
     slots: Slots
     taken: Sequence[Sequence[int]]
+    after: int = 0
 
 
 class _Pass(ctypes.Structure):
@@ -30,7 +34,8 @@ class _Pass(ctypes.Structure):
         ("decoder", DecoderStruct),
         *((name, ctypes.c_void_p) for name in ("token", "position", "start", "trunk", "own")),
         ("n_sequences", ctypes.c_long), ("chosen", ctypes.c_void_p), ("n_chosen", ctypes.c_long),
-        *((name, ctypes.c_void_p) for name in ("from_", "slot", "slots", "hidden")),
+        *((name, ctypes.c_void_p) for name in ("from_", "slot")), ("after", ctypes.c_long),
+        *((name, ctypes.c_void_p) for name in ("slots", "hidden")),
     )  # fmt: skip
 
 
@@ -52,7 +57,8 @@ def forward(
         weights.struct(), at(token_N, I64, n), at(rows.position_N, I64, n), at(rows.start_B1, I64, b + 1),
         at(rows.trunk_B, I64, b), at(rows.own_N, I64, n), b, at(read_U, I64, u),
         -1 if read_U is None else u, at(from_B1, I64, b + 1), at(slot_S, I64, 0 if slot_S is None else len(slot_S)),
-        None if into is None else ctypes.addressof(into.slots.struct()), at(hidden_UD, F32, u, d),
+        0 if into is None else into.after, None if into is None else ctypes.addressof(into.slots.struct()),
+        at(hidden_UD, F32, u, d),
     )  # fmt: skip
     kernels_of().forward(ctypes.byref(asked), threads())
     return hidden_UD
@@ -62,7 +68,8 @@ def _flat(into: Into, start_B1: Tensor) -> tuple[Tensor, Tensor]:
     """All slots that are taken, one sequence after the other, and where each sequence's begin among them [B + 1]."""
     slots = into.slots
     assert len(into.taken) == len(start_B1) - 1, "a choice of slots for each sequence"
-    assert int(start_B1.diff().max()) <= slots.capacity, "prompts that do not fit"
+    assert into.after % PAGE == 0 and (not into.after or all(into.taken)), "a beginning that stands in no slot"
+    assert into.after + int(start_B1.diff().max()) <= slots.capacity, "prompts that do not fit"
     assert all(0 <= slot < slots.n for taken in into.taken for slot in taken), "a slot that does not exist"
     from_B1 = torch.tensor([0, *map(len, into.taken)]).cumsum(0)
     return from_B1, torch.tensor([slot for taken in into.taken for slot in taken], dtype=I64)

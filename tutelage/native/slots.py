@@ -11,6 +11,7 @@ from torch import Tensor
 from tutelage.native.kernels import BF16, Heads, at
 
 POSITIONS = 16  # a slot holds a multiple of this, since scores are computed by so many
+PAGE = 64  # a pass goes on behind a multiple of this, since queries are computed by so many
 
 
 class SlotsStruct(ctypes.Structure):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Rollouts, TokenBatch, collate
 from tutelage.engine.engine import Engine, EngineConfig, Precision
+from tutelage.engine.prefix_cache import PrefixCache
 from tutelage.engine.request import Request, Sample, SamplingConfig
 from tutelage.errors import ConfigError, DataError
 from tutelage.model.causal import CausalModel
@@ -139,14 +140,20 @@ def complete(
     model_version: str,
     seed: int,
     precision: Precision = "fp32",
+    prefixes: PrefixCache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Completion]:
-    """`n` completions of each prompt as facts: text, token ids, log-probabilities and the version that wrote them."""
+    """`n` completions of each prompt as facts: text, token ids, log-probabilities and the version that wrote them.
+
+    prefixes  what earlier calls have kept, for this one and the next
+    """
     seeds = [tuple(derive(seed, p.id, k) for k in range(n)) for p in prompts]
     requests = [
         Request(tuple(chat.check_length(p, sampling.max_new_tokens)), s) for p, s in zip(prompts, seeds, strict=True)
     ]
-    machine = Engine(model, end_id=chat.end_id, window=chat.window, config=engine, precision=precision)
+    machine = Engine(
+        model, end_id=chat.end_id, window=chat.window, config=engine, precision=precision, prefixes=prefixes
+    )
     return [
         Completion(
             prompt_id=prompts[s.i_request].id,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.engine.engine import EngineConfig, Precision
+from tutelage.engine.prefix_cache import PrefixCache
 from tutelage.engine.request import SamplingConfig
 from tutelage.errors import ConfigError
 from tutelage.log import Progress
@@ -110,7 +111,12 @@ def answer_all(
 
 
 def _complete(
-    speaker: Speaker, prompts: Sequence[Prompt], n: int, sampling: SamplingConfig, seed: int
+    speaker: Speaker,
+    prompts: Sequence[Prompt],
+    n: int,
+    sampling: SamplingConfig,
+    seed: int,
+    prefixes: PrefixCache | None = None,
 ) -> list[Completion]:
     return complete(
         speaker.model,
@@ -122,6 +128,7 @@ def _complete(
         model_version=speaker.version,
         seed=seed,
         precision=speaker.precision,
+        prefixes=prefixes,
     )
 
 
@@ -175,6 +182,7 @@ class Conversation:
 
     def __init__(self, speaker: Speaker, sampling: SamplingConfig, *, seed: int) -> None:
         self.speaker, self._sampling, self._seed = speaker, sampling, seed
+        self._prefixes = PrefixCache()
         self.messages: list[Message] = []
 
     def reset(self) -> None:
@@ -187,7 +195,7 @@ class Conversation:
         while len(seen) > 1 and len(self.speaker.chat.prompt_ids(seen)) > room:
             seen = seen[2:]  # a question goes with its answer
         seed = derive(self._seed, "turn", len(self.messages))
-        [c] = _complete(self.speaker, [Prompt(messages=tuple(seen))], 1, self._sampling, seed)
+        [c] = _complete(self.speaker, [Prompt(messages=tuple(seen))], 1, self._sampling, seed, self._prefixes)
         n_forgotten = len(self.messages) + 1 - len(seen)
         self.messages += [seen[-1], Message(role="assistant", content=c.text)]
         return Reply(c.text, c.finish_reason == "stop", n_forgotten)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.engine.engine import Engine, EngineConfig, Precision
+from tutelage.engine.prefix_cache import PrefixCache
 from tutelage.engine.request import Request, Sample, SamplingConfig
 from tutelage.engine.scheduler import Running
 from tutelage.errors import DataError
@@ -48,6 +49,7 @@ class Voice:
     ) -> None:
         self.name, self.version, self.chat, self.lineage = name, version, chat, lineage
         self._model, self._precision, self._lock = model, precision, threading.Lock()
+        self._prefixes = PrefixCache()  # so that a conversation's next turn is all that is computed of it
 
     def understand(
         self,
@@ -86,6 +88,7 @@ class Voice:
             window=self.chat.window,
             config=EngineConfig(slots=len(asked.seeds)),
             precision=self._precision,
+            prefixes=self._prefixes,
         )
         with self._lock:
             drawn = engine.generate([Request(asked.prompt_ids, asked.seeds)], asked.sampling, step=step)

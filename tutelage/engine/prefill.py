@@ -1,0 +1,76 @@
+"""Prompts into slots: several in one packed row, and what they all begin with once.
+
+V vocabulary.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from tutelage.engine.cache import PrefillLayout, SlotCache
+from tutelage.engine.prefix_cache import Ids, Prefix, PrefixCache, in_common
+from tutelage.model.attention import Packed
+from tutelage.model.causal import CausalModel
+
+Slots = Mapping[int, Sequence[int]]  # of each prompt
+
+
+class Prefill:
+    """The prompts of one `generate`.
+
+    most     tokens that are computed together
+    is_half  whether passes run in bf16
+    """
+
+    def __init__(
+        self, model: CausalModel, cache: SlotCache, prompts: Sequence[Ids], *, most: int, is_half: bool
+    ) -> None:
+        self._model, self._cache, self._prompts, self._most, self._is_half = model, cache, prompts, most, is_half
+        self._prefix: Prefix | None = None
+
+    def begin(self, kept: PrefixCache) -> None:
+        """Computes what all prompts begin with, or as much of it as is not kept. Slot 0 must be free."""
+        n = in_common([ids[:-1] for ids in self._prompts])  # of each a token is left, for the logits behind it
+        if not n:
+            return
+        ids = self._prompts[0][:n]
+        self._prefix = kept.longest(ids, self._model.contents())
+        if self._prefix is None or len(self._prefix) < n:
+            self._pass([ids], [[0]])
+            self._prefix = self._cache.prefix(0, ids)
+            kept.keep(self._prefix)
+
+    def n_left(self, i: int) -> int:
+        """Tokens of prompt i that a pass computes."""
+        return len(self._prompts[i]) - (len(self._prefix) if self._prefix else 0)
+
+    def run(self, slots: Slots) -> dict[int, Tensor]:
+        """Computes these prompts into their slots. Returns the logits [V] that follow each."""
+        logits: dict[int, Tensor] = {}
+        for part in self._parts(slots):
+            logits_BV = self._pass([self._prompts[i] for i in part], [slots[i] for i in part])
+            logits.update(zip(part, logits_BV, strict=True))
+        return logits
+
+    def _parts(self, prompts: Iterable[int]) -> list[list[int]]:
+        """Prompts that are computed together."""
+        parts: list[list[int]] = []
+        room = 0
+        for i in prompts:
+            if not parts or self.n_left(i) > room:
+                parts.append([])
+                room = self._most
+            parts[-1].append(i)
+            room -= self.n_left(i)
+        return parts
+
+    def _pass(self, prompts: Sequence[Ids], slots: Sequence[Sequence[int]]) -> Tensor:
+        """One packed row, behind the prefix. Returns the logits [B, V] that follow each prompt."""
+        after, device = len(self._prefix) if self._prefix else 0, self._model.device
+        packed = Packed([len(ids) - after for ids in prompts], device=device, after=after)
+        layout = PrefillLayout(packed, self._cache, slots, self._prefix)
+        token_N = torch.tensor([t for ids in prompts for t in ids[after:]], device=device)
+        last_B = torch.tensor(packed.lengths, device=device).cumsum(0) - 1
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._is_half):
+            return self._model.logits(token_N, packed.position_N, last_B, layout)
