@@ -138,12 +138,12 @@ class Engine:
                 )
 
     def _prefill(self, model: CausalModel, cache: SlotCache, requests: Sequence[Request]) -> Prefill:
-        """Has computed what all prompts begin with, where the kernels go on behind it to the bit."""
-        prompts = [r.prompt_ids for r in requests]
-        prefill = Prefill(model, cache, prompts, most=self.config.prefill_tokens, is_half=self._is_half)
+        """Knows what all prompts begin with, where the kernels go on behind it to the bit."""
+        most, prompts = self.config.prefill_tokens, [r.prompt_ids for r in requests]
+        prefill = Prefill(model, cache, prompts, most=most, is_half=self._is_half, kept=self._prefixes)
         if self._is_half and model.device.type == "cpu":
             with self._watch.phase("prefill"):
-                prefill.begin(self._prefixes)
+                prefill.begin()
         return prefill
 
     def _admit(

@@ -21,29 +21,53 @@ class Prefill:
 
     most     tokens that are computed together
     is_half  whether passes run in bf16
+    kept     what prompts began with; only the kernels go on behind it
     """
 
     def __init__(
-        self, model: CausalModel, cache: SlotCache, prompts: Sequence[Ids], *, most: int, is_half: bool
+        self,
+        model: CausalModel,
+        cache: SlotCache,
+        prompts: Sequence[Ids],
+        *,
+        most: int,
+        is_half: bool,
+        kept: PrefixCache,
     ) -> None:
-        self._model, self._cache, self._prompts, self._most, self._is_half = model, cache, prompts, most, is_half
-        self._prefix: Prefix | None = None
+        self._model, self._cache, self._prompts = model, cache, prompts
+        self._most, self._is_half, self._kept = most, is_half, kept
+        self._common: Ids = ()  # what all prompts begin with, to be kept
+        self._prefix: Prefix | None = None  # what is known of it
 
-    def begin(self, kept: PrefixCache) -> None:
-        """Computes what all prompts begin with, or as much of it as is not kept. Slot 0 must be free."""
-        n = in_common([ids[:-1] for ids in self._prompts])  # of each a token is left, for the logits behind it
-        if not n:
-            return
-        ids = self._prompts[0][:n]
-        self._prefix = kept.longest(ids, self._model.contents())
-        if self._prefix is None or len(self._prefix) < n:
-            self._pass([ids], [[0]])
-            self._prefix = self._cache.prefix(0, ids)
-            kept.keep(self._prefix)
+    def begin(self) -> None:
+        """Finds what is kept of what all prompts begin with. Of several prompts, the rest of it is computed here.
+
+        Slot 0 must be free.
+        """
+        self._common = self._prompts[0][: in_common([ids[:-1] for ids in self._prompts])]  # logits follow what is left
+        if self._common:
+            self._prefix = self._kept.longest(self._common, self._model.contents())
+        if len(self._prompts) > 1 and self._is_more:
+            self._pass([self._common], [[0]])
+            self._keep(0)
+
+    @property
+    def _n_known(self) -> int:
+        return len(self._prefix) if self._prefix else 0
+
+    @property
+    def _is_more(self) -> bool:
+        """Whether all prompts begin with more than is known."""
+        return len(self._common) > self._n_known
+
+    def _keep(self, slot: int) -> None:
+        """Keeps what all prompts begin with, as does the sequence in this slot."""
+        self._prefix = self._cache.prefix(slot, self._common)
+        self._kept.keep(self._prefix)
 
     def n_left(self, i: int) -> int:
         """Tokens of prompt i that a pass computes."""
-        return len(self._prompts[i]) - (len(self._prefix) if self._prefix else 0)
+        return len(self._prompts[i]) - self._n_known
 
     def run(self, slots: Slots) -> dict[int, Tensor]:
         """Computes these prompts into their slots. Returns the logits [V] that follow each."""
@@ -51,6 +75,8 @@ class Prefill:
         for part in self._parts(slots):
             logits_BV = self._pass([self._prompts[i] for i in part], [slots[i] for i in part])
             logits.update(zip(part, logits_BV, strict=True))
+            if self._is_more:  # a prompt alone
+                self._keep(slots[part[0]][0])
         return logits
 
     def _parts(self, prompts: Iterable[int]) -> list[list[int]]:
@@ -67,7 +93,7 @@ class Prefill:
 
     def _pass(self, prompts: Sequence[Ids], slots: Sequence[Sequence[int]]) -> Tensor:
         """One packed row, behind the prefix. Returns the logits [B, V] that follow each prompt."""
-        after, device = len(self._prefix) if self._prefix else 0, self._model.device
+        after, device = self._n_known, self._model.device
         packed = Packed([len(ids) - after for ids in prompts], device=device, after=after)
         layout = PrefillLayout(packed, self._cache, slots, self._prefix)
         token_N = torch.tensor([t for ids in prompts for t in ids[after:]], device=device)

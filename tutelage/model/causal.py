@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tutelage.model.attention import Layout, Packed
 from tutelage.model.fused import Trunk, can_fuse, is_fusable
-from tutelage.model.half_copy import HalfCopy, pass_of
+from tutelage.model.half_copy import HalfCopy, switches_of
 from tutelage.model.logits import MOST_LOGITS, chosen_logp, head_logp
 from tutelage.model.recompute import layers_recomputed
 from tutelage.model.weight_cache import Contents
@@ -98,7 +98,7 @@ class CausalModel(nn.Module):
 
     def contents(self) -> tuple[object, ...]:
         """What a pass reads. Equal to what it was before as long as the same tokens give the same hidden states."""
-        return self._n_forgotten, pass_of(self.hf), Contents(self.hf.parameters())
+        return self._n_forgotten, switches_of(self.hf), Contents(self.hf.parameters())
 
     def logits(self, token_N: Tensor, position_N: Tensor, keep_M: Tensor, layout: Layout) -> Tensor:
         """Next-token logits [M, V], computed at the packed positions `keep_M` alone."""

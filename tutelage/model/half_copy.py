@@ -43,8 +43,12 @@ class HalfCopy:
 
 def pass_of(hf: PreTrainedModel) -> tuple[object, ...]:
     """What a pass reads: layers, addresses of weights, and whether adapters are on. Another pass, another value."""
-    switches = tuple(layer.disable_adapters for layer in hf.modules() if hasattr(layer, "disable_adapters"))
-    return id(hf), tuple(p.data_ptr() for p in hf.parameters()), switches
+    return id(hf), tuple(p.data_ptr() for p in hf.parameters()), switches_of(hf)
+
+
+def switches_of(hf: PreTrainedModel) -> tuple[bool, ...]:
+    """Of each layer with an adapter, whether it is off."""
+    return tuple(bool(layer.disable_adapters) for layer in hf.modules() if hasattr(layer, "disable_adapters"))
 
 
 def _multiplied(hf: PreTrainedModel) -> Iterator[nn.Module]:
