@@ -18,7 +18,6 @@ import torch
 from world import open_world, random_ids
 
 from tutelage.engine.engine import Engine
-from tutelage.engine.prefill import Prefill
 from tutelage.engine.prefix_cache import PrefixCache
 from tutelage.engine.request import Request, SamplingConfig
 from tutelage.model.causal import CausalModel
@@ -50,16 +49,11 @@ def rollouts(model: CausalModel) -> Work:
 
 def timed(model: CausalModel, work: Work, *, with_cache: bool) -> tuple[float, Drawn]:
     """Seconds from an empty cache on."""
-    engine = Engine(model, end_id=-1, window=1024, precision="bf16", prefixes=PrefixCache())
-    begin = Prefill.begin
-    if not with_cache:
-        Prefill.begin = lambda _: None  # type: ignore[method-assign]
-    try:
-        start = time.perf_counter()
-        drawn = work(engine)
-        return time.perf_counter() - start, drawn
-    finally:
-        Prefill.begin = begin  # type: ignore[method-assign]
+    prefixes = PrefixCache() if with_cache else PrefixCache(0)
+    engine = Engine(model, end_id=-1, window=1024, precision="bf16", prefixes=prefixes)
+    start = time.perf_counter()
+    drawn = work(engine)
+    return time.perf_counter() - start, drawn
 
 
 def main() -> None:

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from tutelage.engine.cache import PrefillLayout, SlotCache
+from tutelage.engine.prefix_cache import Prefix
 from tutelage.model.attention import Packed
+from tutelage.native.kernels import Heads
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox"]
 
@@ -96,4 +98,30 @@ def test_a_model_that_repeats_a_layer_is_refused():
     x = torch.zeros(2, 2, 8)
     layout.attend(0, x, x, x, 1.0)
     with pytest.raises(AssertionError, match="layer 0 ran after 1 layers"):
+        layout.attend(0, x, x, x, 1.0)
+
+
+def test_a_prefix_is_what_a_slot_begins_with_and_begins_others():
+    cache, heads = SlotCache(4, 128), Heads(4, 2, 8, 1.0, 0.0)
+    slots = cache.open_native(3, heads)
+    for i, buffer in enumerate((*cache.keys, *cache.values)):
+        buffer[1] = i + torch.arange(128)[:, None] / 128  # by layer and position
+    expected = [buffer[1, :, :64].clone() for buffer in (*cache.keys, *cache.values)]
+    prefix = cache.prefix(1, tuple(range(64))).copy()
+    for buffer in (*cache.keys, *cache.values):
+        buffer[1].zero_()
+    cache.put(prefix, [3, 0])
+    assert slots.n_layers == 3 and len(prefix) == 64 and prefix.keys_LGPW.shape == (3, 2, 64, 32)
+    for buffer, rows_GPW in zip((*cache.keys, *cache.values), expected, strict=True):
+        assert torch.equal(buffer[0, :, :64], rows_GPW) and torch.equal(buffer[3, :, :64], rows_GPW)
+        assert buffer[1].eq(0).all()
+
+
+def test_only_the_kernels_go_on_behind_a_prefix():
+    ids, x = tuple(range(64)), torch.zeros(2, 3, 8)
+    prefix = Prefix(ids, torch.zeros(1, 2, 64, 32), torch.zeros(1, 2, 64, 32))
+    with pytest.raises(AssertionError, match="count on from the prefix"):
+        PrefillLayout(Packed([3]), SlotCache(1, 128), [[0]], prefix)
+    layout = PrefillLayout(Packed([3], after=64), SlotCache(1, 128), [[0]], prefix)
+    with pytest.raises(AssertionError, match="only the kernels"):
         layout.attend(0, x, x, x, 1.0)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tutelage.engine.engine import Engine, EngineConfig
-from tutelage.engine.prefill import Prefill
-from tutelage.engine.prefix_cache import Prefix, PrefixCache, in_common
+from tutelage.engine.prefix_cache import MOST_ENTRIES, Prefix, PrefixCache, in_common
 from tutelage.engine.request import Request, SamplingConfig
 from tutelage.model.lora import Adapter, LoraSettings
 from tutelage.native.slots import PAGE
+from tutelage.train.optim import OptimConfig, build_adamw
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox"]
 SAMPLING = SamplingConfig(max_new_tokens=12)
@@ -38,20 +38,13 @@ def draw(machine, prompts, k=2):
     return [(s.i_request, s.i_sample, s.token_ids, s.logp) for s in machine.generate(requests, SAMPLING)]
 
 
-@pytest.fixture
-def whole(monkeypatch):
+def whole(model, prompts, k=2):
     """What is drawn where every prompt is computed as a whole."""
-
-    def drawn(model, prompts, k=2):
-        with monkeypatch.context() as patch:
-            patch.setattr(Prefill, "begin", lambda _: None)
-            return draw(engine(model), prompts, k)
-
-    return drawn
+    return draw(engine(model, PrefixCache(0)), prompts, k)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_bit(kind, small_causal, passes, whole):
+def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_bit(kind, small_causal, passes):
     model = small_causal(kind, max_position_embeddings=WINDOW)
     expected = whole(model, PROMPTS)
     assert passes == [sum(map(len, PROMPTS))] and len({ids for *_, ids, _ in expected}) == len(expected)
@@ -65,7 +58,7 @@ def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_bit(kind, s
         assert sum(passes[:-1]) == sum(len(p) - 128 for p in PROMPTS[::-1][2:])
 
 
-def test_a_conversation_computes_its_new_turn_alone(model, passes, whole):
+def test_a_conversation_computes_its_new_turn_alone(model, passes):
     turns = [COMMON[:100], COMMON, COMMON + ids(50), COMMON + ids(200)]
     prefixes = PrefixCache()
     expected = [whole(model, [turn]) for turn in turns]
@@ -79,7 +72,7 @@ def test_a_conversation_computes_its_new_turn_alone(model, passes, whole):
     assert passes == [90, 90, 150 - 128, 90 - 64, 90, 150 - 128]
 
 
-def test_a_prompt_that_ends_with_a_page_leaves_a_token_to_compute(model, passes, whole):
+def test_a_prompt_that_ends_with_a_page_leaves_a_token_to_compute(model, passes):
     prompt = COMMON[: 2 * PAGE]
     machine = engine(model)
     for _ in range(2):
@@ -99,8 +92,15 @@ def behind_torch(model):
     model.forget_copies()
 
 
-@pytest.mark.parametrize("change", [half, behind_torch])
-def test_new_weights_drop_what_the_old_ones_computed(change, model, passes, whole):
+def stepped(model):
+    optimizer = build_adamw(dict(model.named_parameters()), OptimConfig(lr=0.1))
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("change", [half, behind_torch, stepped])
+def test_new_weights_drop_what_the_old_ones_computed(change, model, passes):
     machine = engine(model)
     before = draw(machine, PROMPTS)
     change(model)
@@ -109,7 +109,31 @@ def test_new_weights_drop_what_the_old_ones_computed(change, model, passes, whol
     assert passes[0] == 128 and after == whole(model, PROMPTS) != before
 
 
-def test_an_adapter_that_is_switched_is_another_model(model, passes, whole):
+def test_prompts_that_share_nothing_drop_what_old_weights_computed(model, passes):
+    prefixes = PrefixCache()
+    draw(engine(model, prefixes), PROMPTS)
+    draw(engine(model, prefixes), [(5, 6), (7,)])
+    assert len(prefixes) == 1
+    half(model)
+    draw(engine(model, prefixes), [(5, 6), (7,)])
+    assert len(prefixes) == 0
+
+
+def test_a_conversation_too_long_to_be_kept_goes_on_behind_its_first_pages(model, passes):
+    prompts = [COMMON, COMMON + ids(60), COMMON + ids(200), COMMON + ids(300)]
+    size = PrefixCache()
+    draw(engine(model, size), [COMMON])
+    prefixes = PrefixCache(size.n_bytes // 2 * 3)  # three pages
+    expected = [whole(model, [p]) for p in prompts]
+    del passes[:]
+    assert [draw(engine(model, prefixes), [p]) for p in prompts] == expected
+    assert passes == [150, 210 - 128, 350 - 192, 450 - 192] and prefixes.n_bytes == size.n_bytes // 2 * 3
+    # As much of what several begin with as there is room for.
+    both = [COMMON + ids(300) + (5,), COMMON + ids(300) + (6, 7)]
+    assert draw(engine(model, prefixes), both) == whole(model, both)
+
+
+def test_an_adapter_that_is_switched_is_another_model(model, passes):
     plain = whole(model, PROMPTS)
     adapter, machine = Adapter(model, LoraSettings(rank=4), seed=0), engine(model)
     with torch.no_grad():
@@ -130,8 +154,8 @@ def kept(ids, seed=0):
 def test_the_longest_known_beginning_is_found_in_whole_pages():
     cache, weights = PrefixCache(), (1,)
     assert cache.longest(COMMON, weights) is None
-    cache.keep(kept(COMMON[:128]))
-    cache.keep(kept(COMMON[:64] + ids(128, 5)))
+    cache.keep(kept(COMMON[:128]), weights)
+    cache.keep(kept(COMMON[:64] + ids(128, 5)), weights)
     found = cache.longest(COMMON[:64] + ids(70, 5) + (7,), weights)
     assert len(found) == 128 and found.ids == COMMON[:64] + ids(64, 5)
     assert torch.equal(found.keys_LGPW, kept(COMMON[:64] + ids(128, 5)).keys_LGPW[:, :, :128])
@@ -144,17 +168,35 @@ def test_the_longest_known_beginning_is_found_in_whole_pages():
 def test_what_was_used_last_stays_and_a_longer_one_takes_the_place_of_its_beginning():
     one = kept(ids(64, 1))
     cache = PrefixCache(most_bytes=3 * one.n_bytes)
+
+    def known(of):
+        return len(cache.longest(of, ()) or ())
+
     for seed in (1, 2, 3):
-        cache.keep(kept(ids(64, seed)))
-    assert cache.longest(ids(64, 1), ()) is not None
-    cache.keep(kept(ids(64, 4)))
-    assert [cache.longest(ids(64, seed), ()) is not None for seed in (1, 2, 3, 4)] == [True, False, True, True]
-    assert cache.n_bytes == 3 * one.n_bytes
+        cache.keep(kept(ids(64, seed)), ())
+    assert known(ids(64, 1)) == 64
+    cache.keep(kept(ids(64, 4)), ())
+    assert [known(ids(64, seed)) for seed in (1, 2, 3, 4)] == [64, 0, 64, 64] and cache.n_bytes == 3 * one.n_bytes
     longer = ids(64, 1) + ids(64, 8)
-    cache.keep(kept(longer))
-    assert len(cache.longest(longer, ())) == 128 and cache.n_bytes == 3 * one.n_bytes
-    cache.keep(kept(ids(256, 6)))  # more than there is room for
-    assert cache.longest(ids(256, 6), ()) is None and cache.n_bytes == 3 * one.n_bytes
+    cache.keep(kept(longer), ())
+    assert known(longer) == 128 and cache.n_bytes == 3 * one.n_bytes and len(cache) == 2
+    cache.keep(kept(longer[:64]), ())  # known already
+    assert known(longer) == 128 and len(cache) == 2
+    cache.keep(kept(longer + ids(200, 6)), ())  # more than there is room for
+    assert known(longer + ids(200, 6)) == 192 and cache.n_bytes == 3 * one.n_bytes and len(cache) == 1
+    small = PrefixCache(one.n_bytes - 1)
+    small.keep(one, ())
+    assert len(small) == 0
+
+
+def test_what_is_kept_is_a_copy_and_there_are_not_too_many():
+    cache, source = PrefixCache(), kept(ids(64))
+    cache.keep(source, ())
+    source.keys_LGPW.zero_()
+    assert torch.equal(cache.longest(ids(64), ()).keys_LGPW, kept(ids(64)).keys_LGPW)
+    for seed in range(1, 100):
+        cache.keep(kept(ids(64, seed)), ())
+    assert len(cache) == MOST_ENTRIES and cache.longest(ids(64), ()) is None
 
 
 def test_the_common_beginning_ends_with_the_shortest_prompt():

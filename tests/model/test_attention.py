@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tutelage.errors import ModelError
+from tutelage.model.alike import Family
 from tutelage.model.attention import Packed, attention
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox"]
@@ -117,6 +118,23 @@ def test_positions_begin_anew_in_each_row():
     packed = Packed([3, 1, 2])
     assert packed.position_N.tolist() == [0, 1, 2, 0, 0, 1]
     assert packed.flat_N.tolist() == [0, 1, 2, 3, 6, 7]
+
+
+def test_a_row_behind_others_counts_on_and_is_refused_where_these_are_not_known(small_causal):
+    packed, x = Packed([3, 1], after=64), torch.zeros(2, 4, 8)
+    assert packed.position_N.tolist() == [64, 65, 66, 64]
+    with pytest.raises(AssertionError, match="not known here"):
+        packed.attend(0, x, x, x, 1.0)
+    model = small_causal()
+    if model.is_fusable:
+        with (
+            pytest.raises(AssertionError, match="not known here"),
+            torch.no_grad(),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            model.hidden(torch.arange(4), packed.position_N, packed)
+    with pytest.raises(AssertionError, match="families"):
+        Packed([3, 3], families=[Family((0, 1), 2)], after=64)
 
 
 @pytest.mark.parametrize("lengths", [[3, 1, 2], [2, 2]])

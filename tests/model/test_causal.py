@@ -6,6 +6,7 @@ import torch
 from tutelage.algo.logprob import entropy, token_logp
 from tutelage.model import causal, logits
 from tutelage.model.causal import CausalModel
+from tutelage.model.lora import Adapter, LoraSettings
 
 LENGTHS = [6, 9, 3]
 
@@ -111,3 +112,24 @@ def test_positions_that_were_replaced_are_read_with_and_without_gradient(small_c
         scored_BT = logp()
     torch.testing.assert_close(scored_BT, logp(), atol=1e-3 if model.is_fusable else 0.1, rtol=0)
     assert not torch.allclose(scored_BT, before_BT, atol=0.2)
+
+
+def test_contents_are_equal_while_nothing_is_written_and_no_longer(small_causal):
+    model = small_causal()
+    Adapter(model, LoraSettings(rank=2), seed=0)
+    layer = model.hf.base_model.layers[0].self_attn.q_proj
+    weight, seen = layer.base_layer.weight, [model.contents()]
+    assert model.contents() == seen[0] and model.contents() is not seen[0]
+    with torch.no_grad():
+        for change in (
+            lambda: weight.mul_(1.0),
+            lambda: setattr(weight, "data", weight.data.clone()),
+            lambda: setattr(layer.base_layer, "weight", torch.nn.Parameter(weight)),
+            lambda: layer.enable_adapters(False),
+            lambda: layer.scaling.update(default=3.0),
+            model.forget_copies,
+        ):
+            change()
+            assert all(model.contents() != before for before in seen)
+            seen.append(model.contents())
+    assert model.contents() == seen[-1]

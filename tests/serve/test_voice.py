@@ -66,7 +66,7 @@ def test_answers_side_by_side_grow_apart(voice):
 
 
 @pytest.mark.parametrize("voice", ["bf16"], indirect=True)
-def test_the_next_turn_of_a_conversation_is_all_that_is_computed_of_it(voice, passes):
+def test_what_was_asked_before_is_not_computed_again(voice, passes):
     first = (Message(role="user", content="Where is the kettle? " * 2 + "hello " * 11),)
     [answer] = voice.speak(asked(voice, first, most=2))
     then = (*first, Message(role="assistant", content=answer.text), Message(role="user", content="Hello"))

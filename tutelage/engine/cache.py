@@ -53,13 +53,14 @@ class SlotCache:
         return self.keys[layer], self.values[layer]
 
     def prefix(self, slot: int, ids: Ids) -> Prefix:
-        """A copy of what a slot holds of these tokens, which a sequence in it begins with."""
-        return Prefix(ids, *(block[:, slot, :, : len(ids)].clone() for block in self._blocks))
+        """What a slot holds of these tokens, which the sequence in it begins with, until another one moves there."""
+        return Prefix(ids, *(block[:, slot, :, : len(ids)] for block in self._blocks))
 
     def put(self, prefix: Prefix, slots: Sequence[int]) -> None:
         """Lets each of these slots begin with the prefix."""
         for block, kept_LGPW in zip(self._blocks, (prefix.keys_LGPW, prefix.values_LGPW), strict=True):
-            block[:, slots, :, : len(prefix)] = kept_LGPW[:, None]
+            for slot in slots:
+                block[:, slot, :, : len(prefix)] = kept_LGPW
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copies what a slot holds of a sequence into another slot."""

@@ -36,34 +36,32 @@ class Prefill:
     ) -> None:
         self._model, self._cache, self._prompts = model, cache, prompts
         self._most, self._is_half, self._kept = most, is_half, kept
-        self._common: Ids = ()  # what all prompts begin with, to be kept
+        self._common: Ids = ()  # what all prompts begin with, where it is to be kept
         self._prefix: Prefix | None = None  # what is known of it
+        self._weights: tuple[object, ...] = ()
 
     def begin(self) -> None:
         """Finds what is kept of what all prompts begin with. Of several prompts, the rest of it is computed here.
 
         Slot 0 must be free.
         """
-        self._common = self._prompts[0][: in_common([ids[:-1] for ids in self._prompts])]  # logits follow what is left
-        if self._common:
-            self._prefix = self._kept.longest(self._common, self._model.contents())
-        if len(self._prompts) > 1 and self._is_more:
-            self._pass([self._common], [[0]])
-            self._keep(0)
+        common = self._prompts[0][: in_common([ids[:-1] for ids in self._prompts])]  # logits follow what is left
+        if not self._kept.is_on or not (common or self._kept):
+            return
+        self._weights = self._model.contents()
+        self._prefix = self._kept.longest(common, self._weights)
+        if len(common) == self._n_known:
+            return
+        if len(self._prompts) == 1:
+            self._common = common
+        else:
+            self._pass([common], [[0]])
+            self._kept.keep(self._cache.prefix(0, common), self._weights)
+            self._prefix = self._kept.longest(common, self._weights)
 
     @property
     def _n_known(self) -> int:
         return len(self._prefix) if self._prefix else 0
-
-    @property
-    def _is_more(self) -> bool:
-        """Whether all prompts begin with more than is known."""
-        return len(self._common) > self._n_known
-
-    def _keep(self, slot: int) -> None:
-        """Keeps what all prompts begin with, as does the sequence in this slot."""
-        self._prefix = self._cache.prefix(slot, self._common)
-        self._kept.keep(self._prefix)
 
     def n_left(self, i: int) -> int:
         """Tokens of prompt i that a pass computes."""
@@ -75,8 +73,8 @@ class Prefill:
         for part in self._parts(slots):
             logits_BV = self._pass([self._prompts[i] for i in part], [slots[i] for i in part])
             logits.update(zip(part, logits_BV, strict=True))
-            if self._is_more:  # a prompt alone
-                self._keep(slots[part[0]][0])
+            if self._common:  # of a prompt alone
+                self._kept.keep(self._cache.prefix(slots[part[0]][0], self._common), self._weights)
         return logits
 
     def _parts(self, prompts: Iterable[int]) -> list[list[int]]:

@@ -103,6 +103,7 @@ class Packed:
         step_T = torch.arange(self.longest, device=device)
         self._is_token_BT = step_T < length_B[:, None]
         self.is_shared = len(self.families) < self.n_rows
+        assert not (after and self.is_shared), "families are not counted on from what is before them"
         if self.is_shared:
             self.flat_N, self.where_BT = _lay_out(self.families, self.lengths, self.longest, device)
         else:
@@ -138,6 +139,7 @@ class Packed:
         return flash.Spans.of(self.lengths, self.families, self.where_BT)
 
     def attend(self, layer: int, query_HND: Tensor, key_GND: Tensor, value_GND: Tensor, scaling: float) -> Tensor:
+        assert not self.after, "what is before the row is not known here"
         if self.causal and flash.serves(value_GND):
             query_NHD, key_NGD, value_NGD = (
                 x.transpose(0, 1).to(value_GND.dtype) for x in (query_HND, key_GND, value_GND)

@@ -97,7 +97,10 @@ class CausalModel(nn.Module):
         self._n_forgotten += 1
 
     def contents(self) -> tuple[object, ...]:
-        """What a pass reads. Equal to what it was before as long as the same tokens give the same hidden states."""
+        """What a pass reads: while it is equal, the same tokens give the same hidden states.
+
+        Sees what `Contents` sees, and adapters; not what else a model has, such as the epsilon of its norms.
+        """
         return self._n_forgotten, switches_of(self.hf), Contents(self.hf.parameters())
 
     def logits(self, token_N: Tensor, position_N: Tensor, keep_M: Tensor, layout: Layout) -> Tensor:

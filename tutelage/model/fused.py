@@ -72,6 +72,7 @@ class Trunk:
         read_U, keep_M = rows_read(keep_M, len(token_N))
         if not torch.is_grad_enabled():
             into = layout.into(len(kind.blocks), kind.heads()) if isinstance(layout, KeepingLayout) else None
+            assert packed.after == (into.after if into else 0), "what is before the row is not known here"
             hidden_UD = forward(self._weights(None), token_N, rows, read_U=read_U, into=into)
             return hidden_UD if keep_M is None else hidden_UD.index_select(0, keep_M)
         x_ND, y_ND = kind.embed(token_N, packed.position_N), None

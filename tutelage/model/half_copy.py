@@ -6,6 +6,7 @@ A pass through the copy gives the bits that the same pass through the model give
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,10 @@ def pass_of(hf: PreTrainedModel) -> tuple[object, ...]:
     return id(hf), tuple(p.data_ptr() for p in hf.parameters()), switches_of(hf)
 
 
-def switches_of(hf: PreTrainedModel) -> tuple[bool, ...]:
-    """Of each layer with an adapter, whether it is off."""
-    return tuple(bool(layer.disable_adapters) for layer in hf.modules() if hasattr(layer, "disable_adapters"))
+def switches_of(hf: PreTrainedModel) -> tuple[object, ...]:
+    """Of each layer with an adapter, whether it is off, and its scaling."""
+    adapted: list[Any] = [layer for layer in hf.modules() if hasattr(layer, "lora_A")]
+    return tuple((layer.disable_adapters, *layer.scaling.items()) for layer in adapted)
 
 
 def _multiplied(hf: PreTrainedModel) -> Iterator[nn.Module]:

@@ -50,8 +50,8 @@ static void clear_rest(bf16* out, long n, long width, long rows, long w) {
     std::memset(out + n * w, 0, (rows - n) * w * sizeof(bf16));
 }
 
-// A head's vectors, normed and rotated, as rows of w numbers, row `after` being the first of x; zero beyond the width and beyond
-// the n tokens.
+// A head's vectors, normed and rotated, as rows of w numbers, of which row `after` is the first of x; zero beyond the width and
+// beyond the n tokens.
 static void turn(bf16* out, const bf16* x, const float* norm, const Shape& shape, const Sight& sight, long rows, long w) {
     out += sight.after * w;
     clear_rest(out, sight.n - sight.after, shape.width, rows - sight.after, w);
@@ -157,8 +157,8 @@ static void meet_kept(bf16* kept, bf16* rows, long after, long n, long w) {
 // turned keys and the values, [n, w], of which the first `after` stand there.
 static void forward_task(const bf16* qkv, const Shape& shape, const Sight& sight, long group, bf16* out, long out_step,
                          float* lse, bf16* turned_keys, bf16* kept_values) {
-    const long n = sight.n, after = sight.after, added = n - after, rows = padded(n), w = padded(shape.width), shared = shape.heads / shape.groups;
-    const long step = apart(rows);
+    const long n = sight.n, after = sight.after, rows = padded(n), w = padded(shape.width), step = apart(rows);
+    const long shared = shape.heads / shape.groups;
     scratch.reset(rows * w * 2 * 5 + BLOCK * step * 6 + BLOCK * w * 4 + 1024);
     bf16 *flat = scratch.take<bf16>(rows * w), *keys = scratch.take<bf16>(rows * w), *values = scratch.take<bf16>(rows * w);
     bf16 *queries = scratch.take<bf16>(rows * w), *weights = scratch.take<bf16>(BLOCK * step);
@@ -167,7 +167,7 @@ static void forward_task(const bf16* qkv, const Shape& shape, const Sight& sight
     turn(flat, key, shape.k_norm, shape, sight, rows, w);
     if (turned_keys) meet_kept(turned_keys, flat, after, n, w);
     pair_columns(keys, flat, w, rows, w);
-    copy_rows(flat + after * w, key + shape.groups * shape.width, shape.row(), shape.width, added, rows - after, w);
+    copy_rows(flat + after * w, key + shape.groups * shape.width, shape.row(), shape.width, n - after, rows - after, w);
     if (kept_values) meet_kept(kept_values, flat, after, n, w);
     pair_rows(values, rows * 16, flat, w, rows, w);
     for (long head = group * shared; head < (group + 1) * shared; head++) {

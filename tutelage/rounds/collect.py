@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tutelage.engine.prefix_cache import PrefixCache
 from tutelage.errors import DataError, WaitingForLabels
 from tutelage.log import Progress, say
 from tutelage.publish import is_published, published, write_json
@@ -61,7 +62,7 @@ def _sample(run: Run, stage: Stage, i_round: int, chosen: Sequence[Prompt], poli
     recipe = run.recipe
     model, chat = run.open_causal(policy)
     kept, n_long = fitting(chosen, chat, recipe.sampling.max_new_tokens, longest=recipe.data.max_prompt_tokens)
-    progress = Progress(stage.name, len(kept))
+    progress, prefixes = Progress(stage.name, len(kept)), PrefixCache()
     for start in range(0, len(kept), CHUNK):
         part = kept[start : start + CHUNK]
         written = complete(
@@ -74,6 +75,7 @@ def _sample(run: Run, stage: Stage, i_round: int, chosen: Sequence[Prompt], poli
             model_version=version,
             seed=derive(recipe.run.seed, "collect", i_round),
             precision=recipe.compute.precision,
+            prefixes=prefixes,
         )
         add_completions(run.store, written)
         progress.advance(len(part), tokens=sum(len(c.token_ids or ()) for c in written))

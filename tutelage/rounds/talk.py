@@ -102,9 +102,10 @@ def answer_all(
 ) -> list[Completion]:
     """`n` answers to each prompt, side by side, with a live line. The same seed gives the same answers."""
     progress, written = Progress(f"{speaker.name} answers", len(prompts)), list[Completion]()
+    prefixes = PrefixCache()
     for start in range(0, len(prompts), CHUNK):
         part = prompts[start : start + CHUNK]
-        new = _complete(speaker, part, n, sampling, seed)
+        new = _complete(speaker, part, n, sampling, seed, prefixes)
         written += new
         progress.advance(len(part), tokens=sum(len(c.token_ids or ()) for c in new))
     return written
@@ -116,7 +117,7 @@ def _complete(
     n: int,
     sampling: SamplingConfig,
     seed: int,
-    prefixes: PrefixCache | None = None,
+    prefixes: PrefixCache,
 ) -> list[Completion]:
     return complete(
         speaker.model,

@@ -49,7 +49,7 @@ class Voice:
     ) -> None:
         self.name, self.version, self.chat, self.lineage = name, version, chat, lineage
         self._model, self._precision, self._lock = model, precision, threading.Lock()
-        self._prefixes = PrefixCache()  # so that a conversation's next turn is all that is computed of it
+        self._prefixes = PrefixCache()  # so that a conversation is not computed anew with each turn
 
     def understand(
         self,
