@@ -26,7 +26,7 @@ def sft(rate: float, ratio: float) -> dict:
 
 def test_a_figure_is_held_against_its_bar() -> None:
     good, bad = figures([sft(60, 5.5)]), figures([sft(54, 4.9)])
-    assert [(f.measured, f.is_met) for f in good] == [("5.50× (4.50 to 6.50)", True), ("60%", True)]
+    assert [(f.measured, f.is_met) for f in good] == [("5.50× (4.50 to 6.50)", True), ("60%: 60 of 100 GFLOP/s", True)]
     assert [f.is_met for f in bad] == [False, False]
 
 
@@ -36,7 +36,8 @@ def test_a_decoding_step_stands_beside_what_its_reading_allows() -> None:
     line = sft(1, 1) | {"bench": "decode", "lengths": "equal", "batch": 16, "threads": 1, "sides": {"tutelage": mine}}
     line |= {"operations": 30e9, "step_operations_per_token": 1e9, "step_bytes": 8e9, "read_gb_s": 40}
     (found,) = figures([line])
-    assert found.measured == "40% (prompts included 30%; its reading alone allows 80%)" and not found.is_met
+    assert found.measured == "40%: 40 of 100 GFLOP/s (prompts included 30%; its reading alone allows 80%)"
+    assert not found.is_met
 
 
 def test_the_newest_line_counts_and_machines_stand_apart(tmp_path) -> None:
@@ -50,7 +51,7 @@ def test_the_newest_line_counts_and_machines_stand_apart(tmp_path) -> None:
 def test_a_share_is_of_the_best_rate_that_the_run_saw() -> None:
     # the limit itself was measured in a bad moment (100), the probes saw 120: 60 of 120
     found = figures([sft(60, 5.5) | {"probe": {"best": {"bf16": 120}}}])
-    assert found[1].measured == "50%"
+    assert found[1].measured == "50%: 60 of 120 GFLOP/s"
 
 
 def reward(rate: float, pairs: int) -> dict:
