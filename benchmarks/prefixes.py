@@ -64,6 +64,8 @@ def main() -> None:
     options = p.parse_args()
     torch.set_num_threads(options.threads)
     model, _ = load_causal(str(open_world(options.size).policy), device="cpu")
+    if not model.is_fusable:
+        raise SystemExit("the native kernels do not run here (no compiler?), and without them nothing is kept")
     for name, make in (("conversation", conversation), ("rollouts", rollouts)):
         work, seconds, probes = make(model), {True: list[float](), False: list[float]()}, [machine.probe()]
         timed(model, work, with_cache=True)  # the weights are paired, and the memory is there

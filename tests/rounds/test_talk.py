@@ -1,6 +1,7 @@
 """Which weights a name means, samples that repeat, and a conversation that remembers as much as the model can see."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -98,12 +99,14 @@ def test_history_is_seen_by_the_model(talk):
     assert talk.answer("Is the pool open?") != after
 
 
-def test_a_turn_does_not_compute_again_what_was_said_before_it(talk, passes):
+def test_a_turn_does_not_compute_again_what_was_said_before_it(small_run, passes):
+    # In bf16 also where that is not the faster way.
+    talk = Conversation(replace(open_speaker(str(small_run), "sft"), precision="bf16"), SHORT, seed=0)
     talk.answer("Where is the kettle? " * 2 + "hello " * 10)
     del passes[:]
     talk.answer("Hello")
     asked = talk.speaker.chat.prompt_ids(talk.messages[:-1])
-    assert talk.speaker.precision == "bf16" and len(asked) > PAGE and passes[0] == len(asked) - PAGE
+    assert len(asked) > PAGE and passes[0] == len(asked) - PAGE
 
 
 def test_the_oldest_exchange_goes_when_the_window_is_full(talk):
